@@ -1,0 +1,1 @@
+"""What it means: the rooms that listing, images, models, tables, scoring and training live in."""
