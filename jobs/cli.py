@@ -1,0 +1,166 @@
+"""The command line: which commands there are, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from jobs.console import Console, standard_output_for_json
+from pipelines.errors import NightreadError, Stopped, UsageError
+
+COMMANDS = ("demo", "score", "train", "models", "runs", "query", "doctor")
+
+app = typer.Typer(
+    name="nightread",
+    help="Score every new image of a medical archive once, and commit one complete, traceable table.",
+    epilog="Every option can also be given as NIGHTREAD_<COMMAND>_<OPTION> in the environment.",
+    context_settings={"auto_envvar_prefix": "NIGHTREAD", "help_option_names": ["-h", "--help"]},
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        Console().say(f"nightread {version('nightread')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+for _name in COMMANDS:
+    # A command's module imports nothing heavy at its top, so that --help answers at once.
+    if importlib.util.find_spec(f"jobs.{_name}") is not None:
+        importlib.import_module(f"jobs.{_name}").register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: What stands behind `nightread`; by default the process's own.
+
+    Returns:
+        The exit code, as documented in docs/operations.md.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    json = wants_json(given, os.environ)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name that this locale cannot write is no defect
+    with contextlib.ExitStack() as stack:
+        if json:
+            stack.enter_context(standard_output_for_json())
+        signals = stack.enter_context(_stop_signals())
+        code = _run(given, Console(json), signals)
+    _flush()
+    return code
+
+
+def wants_json(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Tell whether the answer is to be JSON, before the command line has been understood.
+
+    Args:
+        arguments: What stands behind `nightread`; what follows a `--` belongs to another command.
+        environment: Where `NIGHTREAD_<COMMAND>_JSON` may stand.
+    """
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if {"--help", "-h", "--version"}.intersection(own):
+        return False
+    if "--json" in own:
+        return True
+    words = [word.upper().replace("-", "_") for word in own if not word.startswith("-")]
+    names = ["_".join(["NIGHTREAD", *words[:count], "JSON"]) for count in (1, 2)]
+    return any(environment.get(name, "").lower() in ("1", "true", "t", "yes", "y", "on") for name in names)
+
+
+def _run(arguments: list[str], console: Console, signals: list[int]) -> int:
+    try:
+        code = typer.main.get_command(app).main(args=arguments, prog_name="nightread", standalone_mode=False)
+        if code == 128 + signal.SIGINT:  # what Typer makes of a KeyboardInterrupt
+            raise Stopped("Stopped before the work was done.", "The same command goes on from there.")
+        return code if isinstance(code, int) else 0
+    except Stopped as error:
+        return _failed(console, error, 128 + (signals[-1] if signals else error.signal_number))
+    except NightreadError as error:
+        return _failed(console, error, error.exit_code)
+    except typer.TyperException as error:
+        usage = _as_usage_error(error)
+        return _failed(console, usage, usage.exit_code)
+    except typer.Abort:
+        return _failed(console, UsageError("The command was given up."), UsageError.exit_code)
+    except Exception as error:
+        traceback.print_exc()
+        if console.json:
+            message = f"{type(error).__name__}: {error}"
+            cure = "This is a defect of nightread; please report it with the traceback on standard error."
+            console.result({"error": {"code": "defect", "message": message, "cure": cure}, "exit_code": 1})
+        return 1
+
+
+def _failed(console: Console, error: NightreadError, exit_code: int) -> int:
+    console.error(error.message, error.cure)
+    if console.json:
+        told = {"code": error.code, "message": error.message, "cure": error.cure}
+        console.result({"error": told, "exit_code": exit_code})
+    return exit_code
+
+
+def _as_usage_error(error: typer.TyperException) -> UsageError:
+    """Make one sentence of what Typer says, with the command whose help explains it."""
+    message = " ".join(error.format_message().split())
+    context = getattr(error, "ctx", None)
+    cure = f"See `{context.command_path if context else 'nightread'} --help`."
+    commands = getattr(getattr(context, "command", None), "commands", None)
+    if commands:
+        cure = f"The commands are: {', '.join(commands)}. {cure}"
+    return UsageError(message, cure)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Turn SIGTERM into what Ctrl-C is, and remember which of the two came."""
+    received: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread, which alone may set handlers
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _flush() -> None:
+    """Flush standard output; a reader that has gone away must not become an error at exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
