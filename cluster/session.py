@@ -1,0 +1,178 @@
+"""Connect to a Ray cluster, or start Ray on this machine for as long as one command runs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import TryLater, UsageError
+
+# One hundred and eight bytes is the longest name of a Unix socket; Ray needs about sixty-five below its folder.
+LONGEST_TEMPORARY_FOLDER = 40
+
+
+@dataclass(frozen=True)
+class ClusterSize:
+    """What the cluster offers.
+
+    Attributes:
+        cpus: Processor cores that Ray schedules on, all nodes together; at least 1.
+        nodes: Nodes alive.
+        local: True where Ray runs on this machine for this command only.
+    """
+
+    cpus: int
+    nodes: int
+    local: bool
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, cut by the container's quota; at least 1."""
+    cores = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    return max(1, cores)
+
+
+@contextlib.contextmanager
+def start_or_join(address: str) -> Iterator[ClusterSize]:
+    """Hold a connection to Ray for the length of a `with` block.
+
+    Args:
+        address: `local` starts Ray on this machine with a token of its own, without dashboard, in a folder that is
+            removed at the end; `auto` joins the cluster that this machine belongs to; `HOST:PORT` joins that one.
+
+    Yields:
+        The size of the cluster.
+
+    Raises:
+        UsageError: If the address is malformed.
+        TryLater: If no cluster answers there, or Ray does not start.
+    """
+    if address == "local":
+        with _local_ray() as size:
+            yield size
+    else:
+        with _joined_ray(address) as size:
+            yield size
+
+
+@contextlib.contextmanager
+def _local_ray() -> Iterator[ClusterSize]:
+    cores = usable_cores()
+    folder = _session_folder()
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # A local Ray must not inherit the address of a cluster that the shell happens to name.
+    with _environment({**token, **_QUIET}, removed=("RAY_ADDRESS",)):
+        try:
+            ray = _quiet_ray()
+            try:
+                _init(
+                    ray,
+                    address="local",
+                    num_cpus=cores,
+                    include_dashboard=False,
+                    _temp_dir=str(folder / "ray"),
+                )
+            except (RuntimeError, ConnectionError, TimeoutError, OSError, ValueError) as error:
+                raise TryLater(
+                    f"Ray did not start on this machine: {_first_line(error)}.",
+                    "Run `nightread doctor` to see what it lacks (memory, disk, free ports).",
+                ) from error
+            try:
+                yield ClusterSize(cpus=cores, nodes=1, local=True)
+            finally:
+                ray.shutdown()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _joined_ray(address: str) -> Iterator[ClusterSize]:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address != "auto" and not (host and port.isdigit()):
+        raise UsageError(f"--address {address!r} is not an address of Ray.", "Use local, auto or HOST:PORT.")
+    with _environment(_QUIET):
+        ray = _quiet_ray()
+        try:
+            _init(ray, address=address)
+        except (RuntimeError, ConnectionError, TimeoutError, OSError, ValueError) as error:
+            raise TryLater(
+                f"No Ray cluster answers at {address}: {_first_line(error)}.",
+                "Check the address, the token (RAY_AUTH_TOKEN) and that Ray's version is the same there.",
+            ) from error
+        try:
+            yield ClusterSize(
+                cpus=max(1, int(ray.cluster_resources().get("CPU", 1))),
+                nodes=sum(1 for node in ray.nodes() if node["Alive"]),
+                local=False,
+            )
+        finally:
+            ray.shutdown()
+
+
+_QUIET = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str], removed: tuple[str, ...] = ()) -> Iterator[None]:
+    """Set variables that Ray reads at its start and hands on to its processes; put the old ones back afterwards."""
+    before = {name: os.environ.get(name) for name in (*values, *removed)}
+    os.environ.update(values)
+    for name in removed:
+        os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _quiet_ray():  # type: ignore[no-untyped-def]  # a module has no useful static type
+    import ray
+
+    for name in ("ray", "ray.data", "ray._private"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return ray
+
+
+def _init(ray, **arguments: object) -> None:  # type: ignore[no-untyped-def]
+    """Start or join, then give SIGTERM back to its owner: Ray takes it over to end the process at once."""
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=False, **arguments)
+    with contextlib.suppress(ValueError):  # not the main thread: Ray could not take it over either
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _session_folder() -> Path:
+    """A folder that only this user can enter; Ray itself opens its own to everyone."""
+    root = tempfile.gettempdir()
+    if len(root) > LONGEST_TEMPORARY_FOLDER:
+        raise UsageError(
+            f"The temporary folder's name is too long for Ray's sockets ({len(root)} characters).",
+            f"Set TMPDIR to a folder of at most {LONGEST_TEMPORARY_FOLDER} characters.",
+        )
+    return Path(tempfile.mkdtemp(prefix="nightread-", dir=root))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

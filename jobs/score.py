@@ -1,0 +1,206 @@
+"""`nightread score`: score what is new in an archive and commit it once."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.console import Console, JsonOption, duration
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipelines.scoring.report import ScoreProgress, ScoreReport
+
+AddressOption = Annotated[
+    str, typer.Option(help="Ray: `local` starts it on this machine, `auto` or HOST:PORT joins a cluster.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("score")(score)
+
+
+def score(
+    archive: Annotated[str, typer.Argument(help="A folder, s3://bucket/prefix, or a manifest (.csv, .parquet).")],
+    model: Annotated[str, typer.Option(help="A bundle's folder, MODELS/NAME or MODELS/NAME@VERSION.")],
+    results: Annotated[str, typer.Option(help="Folder or URI of the results.")],
+    root: Annotated[str | None, typer.Option(help="Where relative URIs of a manifest start.")] = None,
+    columns: Annotated[str | None, typer.Option(help="A manifest's column names: uri=path,patient_id=mrn.")] = None,
+    include: Annotated[list[str] | None, typer.Option(help="Glob; may be repeated.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Glob of images to leave out; may be repeated.")] = None,
+    actors: Annotated[str | None, typer.Option(help="Size of the actor pool: N or MIN:MAX.")] = None,
+    precision: Annotated[str, typer.Option(help="float32 or int8.")] = "float32",
+    shard_size: Annotated[int, typer.Option(help="Images in a shard.")] = 64,
+    limit: Annotated[int | None, typer.Option(help="Score at most that many images.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and count; write nothing.")] = False,
+    rescore: Annotated[bool, typer.Option("--rescore", help="Score every image again.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try images again that failed for a reason of their own.")
+    ] = False,
+    fail_threshold: Annotated[str, typer.Option(help="Failed images that make exit code 3: 1% or a count.")] = "1%",
+    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="An archive without a file is no error.")] = False,
+    list_images: Annotated[bool, typer.Option("--list", help="Print one line for each image.")] = False,
+    address: AddressOption = "local",
+    json: JsonOption = False,
+) -> int:
+    """Score every image that is new or changed, and commit the rows in one transaction."""
+    from cluster.session import start_or_join
+    from jobs.options import parse_pairs
+    from pipelines.predictions.runs import who_and_where
+    from pipelines.scoring.config import FailThreshold, PoolSize, ScoreConfig
+    from pipelines.scoring.run import score as run_score
+
+    console = Console(json)
+    config = ScoreConfig(
+        archive=archive,
+        model=model,
+        results=results,
+        root=root,
+        columns=parse_pairs("--columns", columns),
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        pool=PoolSize.parse(actors),
+        precision=precision,
+        shard_size=shard_size,
+        limit=limit,
+        dry_run=dry_run,
+        rescore=rescore,
+        retry_failed=retry_failed,
+        fail_threshold=FailThreshold.parse(fail_threshold),
+        allow_empty=allow_empty,
+        who=who_and_where(),
+    )
+    with ScoreDisplay(console) as display:
+        report = run_score(
+            config,
+            lambda: start_or_join(address),
+            display.tell,
+            row_printer(console, config.archive) if list_images else None,
+        )
+    console.result(report.as_json(), summary(report, config.archive, retry_hint=not retry_failed))
+    return report.exit_code
+
+
+class ScoreDisplay:
+    """Shows the progress of a scoring command, phase by phase."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._phase = ""
+        self._bar = None
+        self._context = None
+
+    def __enter__(self) -> ScoreDisplay:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._close()
+
+    def tell(self, progress: ScoreProgress) -> None:
+        """Show where the command stands."""
+        if progress.phase != self._phase:
+            self._close()
+            self._phase = progress.phase
+            self._context = self._console.progress(progress.total, _PHASES[progress.phase])
+            self._bar = self._context.__enter__()
+        self._bar.update(
+            progress.done, failed=progress.failed, rate=progress.images_per_second, eta=progress.seconds_left
+        )
+
+    def _close(self) -> None:
+        if self._context is not None:
+            self._context.__exit__(None, None, None)
+        self._context = self._bar = None
+
+
+_PHASES = {
+    "listing": "images found",
+    "planning": "planning",
+    "starting": "starting Ray",
+    "scoring": "images",
+    "committing": "committing",
+}
+
+
+def row_printer(console: Console, archive: str) -> Callable[[pa.Table], None]:
+    """A function that prints one line for each row: `b26.jpg => benign 0.93`, failed ones with their reason."""
+    from pipelines.storage import paths
+
+    root = paths.canonical(archive)
+
+    def show(rows: pa.Table) -> None:
+        for row in rows.select(["image_uri", "predicted_class", "score", "error_code", "error_message"]).to_pylist():
+            name = paths.relative(row["image_uri"], root)
+            if row["error_code"]:
+                console.say(f"{name} => failed: {row['error_code']} ({row['error_message']})")
+            else:
+                console.say(f"{name} => {row['predicted_class']} {row['score']:.2f}")
+
+    return show
+
+
+def summary(report: ScoreReport, archive: str, retry_hint: bool = True) -> str:
+    """The figures of a command for a person: what was found, what was new, what failed and why."""
+    lines = [*_found_lines(report), *_scored_lines(report)]
+    if report.counts.failed:
+        lines.append(f"  failed      {report.counts.failed:,}: {_counted(report.counts.failed_by_code.items())}")
+    if report.multi_frame:
+        lines.append(f"  further frames in {report.multi_frame:,} files were not scored, only their first")
+    lines.extend(f"  not listed  {folder} (no permission or storage failed)" for folder in report.unlistable[:5])
+    lines.append(f"  table       {report.results}, version {_or_none(report.table_version)}")
+    if report.exit_code == 3:
+        lines.append(
+            f"  exit code 3: more failed than --fail-threshold {report.threshold.text} allows; the rest is committed. "
+            f"See: {failures_command(report.results)}"
+        )
+    return "\n".join(lines)
+
+
+def failures_command(results: str) -> str:
+    """The command that lists what failed, ready for a shell."""
+    query = "SELECT image_uri, error_code, error_message FROM unresolved"
+    return f'nightread query {shlex.quote(results)} "{query}"'
+
+
+def _found_lines(report: ScoreReport) -> Iterable[str]:
+    if report.found is None:
+        yield "Finished the interrupted run; the archive was not listed again."
+        return
+    if report.dry_run:
+        yield "Dry run: nothing was written."
+    yield (
+        f"  found       {report.found:,} images: {report.new:,} new, {report.changed:,} changed, "
+        f"{report.unchanged:,} unchanged"
+    )
+    left_out = [(reason, count) for reason, count in report.left_out.items() if count]
+    if left_out:
+        yield f"  left out    {sum(count for _, count in left_out):,} files: {_counted(left_out)}"
+    if report.dry_run:
+        time = f", about {duration(report.seconds_estimated)}" if report.seconds_estimated is not None else ""
+        yield f"  would score {report.planned:,} images in {report.shards:,} shards{time}"
+
+
+def _scored_lines(report: ScoreReport) -> Iterable[str]:
+    if report.dry_run:
+        return
+    if report.resumed:
+        yield f"  resumed     {report.resumed}"
+    if report.run_id is None:
+        yield f"  nothing new ({report.seconds:.1f} s)"
+        return
+    rate = f", {report.images_per_second:,.1f} images/s" if report.images_per_second else ""
+    yield f"  scored      {report.counts.scored:,} in {report.seconds:.1f} s{rate}"
+    yield f"  run         {report.run_id}"
+
+
+def _counted(items: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(items, key=lambda item: (-item[1], item[0])))
+
+
+def _or_none(value: int | None) -> str:
+    return "none yet" if value is None else str(value)

@@ -1,0 +1,149 @@
+"""The Ray Data graph: blocks of shard numbers to a pool of actors, receipts back to the driver.
+
+Only shard numbers and receipts cross the object store. Actors read their rows of the plan themselves, so the
+driver's memory does not grow with the archive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from pipelines.errors import NightreadError, TryLater
+from pipelines.scoring.parts import PlanFile, blocks_of
+from pipelines.scoring.scorer import Receipt, ShardScorer, ShardWork
+from pipelines.storage import files
+
+SHARDS_PER_BLOCK = 16
+# Enough blocks that actors finish together and receipts come often, where there are shards enough.
+BLOCKS_PER_ACTOR = 8
+# One block at work and one waiting: more only leaves the last actors idle at the end.
+BLOCKS_IN_FLIGHT = 2
+
+
+@dataclass(frozen=True)
+class Pool:
+    """An autoscaling actor pool: sizes in actors of one core each."""
+
+    least: int
+    most: int
+
+
+class ShardActor:
+    """What Ray runs: a `ShardScorer` that fetches its plan rows by itself.
+
+    Args:
+        work: What to do.
+        model: Object reference of the model's bytes: one copy a node, however many actors.
+    """
+
+    def __init__(self, work: ShardWork, model: ray.ObjectRef[bytes]) -> None:
+        self._scorer = ShardScorer(work, ray.get(model))
+        self._open = contextlib.ExitStack()
+        self._plan = PlanFile(self._open.enter_context(files.open_input(work.folder.plan)))
+        self._group = -1
+        self._images: dict[int, pa.Table] = {}
+        self._name = f"{ray.util.get_node_ip_address()}-{os.getpid()}"
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        """Score the shards of a block; yields one receipt for each."""
+        for shard, suspect in zip(block["shard"].to_pylist(), block["suspect"].to_pylist(), strict=True):
+            receipt = self._scorer.score(shard, self._rows(shard), suspect, self._name)
+            yield pa.table({"receipt": [json.dumps(vars(receipt))]})
+
+    def _rows(self, shard: int) -> pa.Table:
+        group = self._plan.group_of(shard)
+        if group != self._group:
+            self._images = self._plan.read_group(group)
+            self._group = group
+        return self._images[shard]
+
+
+def score_shards(
+    work: ShardWork,
+    model: bytes,
+    shards: list[int],
+    suspects: set[int],
+    plan: PlanFile,
+    pool: Pool,
+    on_receipt: Callable[[Receipt], None],
+) -> None:
+    """Score shards on a pool of actors; returns when the last part is written.
+
+    Args:
+        work: What each actor must know.
+        model: Bytes of the LiteRT model.
+        shards: Shards to score.
+        suspects: Those of them that an earlier driver began and did not finish.
+        plan: The run's plan.
+        pool: Size of the pool.
+        on_receipt: Called on the driver for every finished shard; what it raises ends the scoring.
+
+    Raises:
+        NightreadError: What an actor raised, as it raised it.
+        TryLater: If Ray itself failed.
+    """
+    if not shards:
+        return
+    per_block = max(1, min(SHARDS_PER_BLOCK, len(shards) // (BLOCKS_PER_ACTOR * pool.most)))
+    blocks = [
+        pa.table({"shard": pa.array(block, pa.int32()), "suspect": pa.array([s in suspects for s in block])})
+        for block in blocks_of(shards, plan, per_block)
+    ]
+    _set_context()
+    model_ref = ray.put(model)
+    actors = min(pool.most, len(blocks))
+    dataset = ray.data.from_arrow(blocks).map_batches(
+        ShardActor,
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(
+            min_size=min(pool.least, actors),
+            max_size=actors,
+            initial_size=min(pool.least, actors),
+            max_tasks_in_flight_per_actor=BLOCKS_IN_FLIGHT,
+        ),
+        num_cpus=1,
+        fn_constructor_kwargs={"work": work, "model": model_ref},
+    )
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for text in batch["receipt"].to_pylist():
+                on_receipt(Receipt(**json.loads(text)))
+    except ray.exceptions.RayError as error:
+        raise _understood(error) from error
+
+
+def _set_context() -> None:
+    context: Any = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.enable_rich_progress_bars = False
+    context.log_internal_stack_trace = False
+    # A pool that waits for all its actors starts the night seconds later, and one that cannot grow would never start.
+    context.wait_for_min_actors_s = -1
+
+
+def _understood(error: ray.exceptions.RayError) -> Exception:
+    """What an actor raised, as it raised it; else what Ray says, as something that waiting helps."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, NightreadError):
+            return seen
+        cause = getattr(seen, "cause", None)
+        if isinstance(cause, NightreadError):
+            return cause
+        seen = seen.__cause__
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return error  # a defect of ours in the actor: its traceback belongs on the screen
+    text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return TryLater(f"Ray stopped the scoring: {text}.", "The same command goes on from the finished shards.")

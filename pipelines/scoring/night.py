@@ -1,0 +1,165 @@
+"""Before a run: the model is opened, the archive listed and what is new planned. Nothing here starts Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.archive.listing import Listing, ListingFilter, list_archive
+from pipelines.archive.manifest import read_manifest
+from pipelines.archive.plan import Plan, PlanKey, make_plan
+from pipelines.errors import ModelRefused, TryLater, UsageError
+from pipelines.images.preprocess import Preprocessing
+from pipelines.models.bundle import Bundle
+from pipelines.models.registry import resolve
+from pipelines.predictions.commit import committed_files
+from pipelines.scoring.config import SHARDS_PER_GROUP, ScoreConfig
+from pipelines.scoring.report import ScoreProgress
+from pipelines.storage import paths
+from pipelines.storage.listing import check_root
+from pipelines.storage.settings import fsspec_filesystem
+
+Tell = Callable[[ScoreProgress], None]
+
+
+@dataclass(frozen=True)
+class Night:
+    """One command with its model opened.
+
+    Attributes:
+        config: What was asked.
+        bundle: The model, every hash verified.
+        results: Canonical URI of the results.
+        fingerprint: What two commands share that may continue each other's run.
+        tell: Where progress goes.
+    """
+
+    config: ScoreConfig
+    bundle: Bundle
+    results: str
+    fingerprint: str
+    tell: Tell
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is to be scored.
+
+    Attributes:
+        listing: The archive's listing; its file is gone when the block of `planned_work` ends.
+        plan: Counts of the plan.
+        path: Local path of plan.parquet; absent where nothing is planned.
+    """
+
+    listing: Listing
+    plan: Plan
+    path: Path
+
+
+def open_night(config: ScoreConfig, tell: Tell) -> Night:
+    """Open the model and check that this installation prepares pixels as the model was trained on them.
+
+    Raises:
+        ModelRefused: If the model is missing or altered, or was made for other pixels.
+        UsageError: If the precision is not in the bundle.
+    """
+    bundle = resolve(config.model)
+    bundle.scorer(config.precision)
+    here = Preprocessing(bundle.input_size).id
+    if here != bundle.preprocessing_id:
+        raise ModelRefused(
+            f"The model expects images prepared as {bundle.preprocessing_id[:12]}, and this version of nightread "
+            f"prepares them as {here[:12]}.",
+            "Use the version that the model was trained with, or train it again.",
+        )
+    fingerprint = config.fingerprint(bundle.model_id, bundle.preprocessing_id)
+    return Night(config, bundle, paths.canonical(config.results), fingerprint, tell)
+
+
+def check_archive(config: ScoreConfig) -> None:
+    """Fail early where the archive does not exist, before a lease is taken or an interrupted run is continued.
+
+    Raises:
+        UsageError: If it does not exist.
+        TryLater: If its storage does not answer.
+    """
+    if not config.is_manifest:
+        check_root(config.archive)
+
+
+def list_images(night: Night, folder: Path) -> Listing:
+    """List the archive into a Parquet file in `folder`.
+
+    Raises:
+        UsageError: If the archive does not exist, its manifest is unusable, or it holds only kinds that are not read.
+        TryLater: If storage does not answer, or not one file was found without `--allow-empty`.
+    """
+    config, path = night.config, folder / "listing.parquet"
+
+    def count(found: int) -> None:
+        night.tell(ScoreProgress("listing", found))
+
+    if config.is_manifest:
+        listing = read_manifest(config.archive, config.columns, config.root, path, count)
+    else:
+        listing = list_archive(config.archive, ListingFilter(config.include, config.exclude), path, count)
+    refuse_nothing(listing, config)
+    return listing
+
+
+def refuse_nothing(listing: Listing, config: ScoreConfig) -> None:
+    """An archive without one image is a share that is not mounted, or kinds that are not read.
+
+    Raises:
+        UsageError: If there are files, all of kinds that are not read; names the kinds.
+        TryLater: If there is not one file and `--allow-empty` was not said.
+    """
+    if listing.found or config.allow_empty:
+        return
+    if listing.suffixes_left_out:
+        kinds = sorted(listing.suffixes_left_out.items(), key=lambda item: (-item[1], item[0]))
+        named = ", ".join(f"{suffix or 'no suffix'} ({count})" for suffix, count in kinds[:8])
+        raise UsageError(
+            f"The archive holds no image of a kind that is read; it holds {named}.",
+            "Kinds that are read: jpg, jpeg, png, bmp, gif, tif, tiff, webp.",
+        )
+    if any(listing.left_out.values()):
+        named = ", ".join(f"{reason} ({count})" for reason, count in sorted(listing.left_out.items()) if count)
+        raise UsageError(
+            f"Every file of the archive was left out: {named}.", "Check --include and --exclude, or the folder's name."
+        )
+    raise TryLater(
+        "Not one file was found in the archive.",
+        "If it is a share, check that it is mounted; if it may be empty, say --allow-empty.",
+    )
+
+
+@contextlib.contextmanager
+def planned_work(night: Night) -> Iterator[Planned]:
+    """List and plan in a temporary folder that lasts as long as the `with` block.
+
+    Raises:
+        UsageError, TryLater: As `list_images` and `make_plan` do.
+    """
+    config, bundle = night.config, night.bundle
+    with tempfile.TemporaryDirectory(prefix="nightread-plan-") as folder:
+        listing = list_images(night, Path(folder))
+        night.tell(ScoreProgress("planning", 0, listing.found))
+        filesystem = fsspec_filesystem(night.results) if paths.is_bucket(night.results) else None
+        path = Path(folder) / "plan.parquet"
+        plan = make_plan(
+            listing.path,
+            committed_files(night.results),
+            filesystem,
+            PlanKey(bundle.model_id, bundle.preprocessing_id, config.precision),
+            shard_size=config.shard_size,
+            rows_per_group=config.shard_size * SHARDS_PER_GROUP,
+            limit=config.limit,
+            rescore=config.rescore,
+            retry_failed=config.retry_failed,
+            out_path=path,
+        )
+        yield Planned(listing, plan, path)

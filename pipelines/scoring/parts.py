@@ -1,0 +1,124 @@
+"""A run on disk while it runs: its plan read in pieces, its attempts marked, its parts written whole."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.predictions.runs import RunFolder
+from pipelines.storage import files
+
+
+def next_attempt(folder: RunFolder, shard: int, session: int) -> int:
+    """Leave a marker of this attempt at a shard and say which one it is: 1 for this driver's first.
+
+    A marker outlives the process that left it, so that a shard that kills its worker is met with care the next time.
+    Attempts are counted for each driver on its own: a night that is killed five times blames no image.
+    """
+    attempt = 1
+    while not files.create_exclusive(folder.marker(shard, session, attempt), b""):
+        attempt += 1
+    return attempt
+
+
+def write_part(folder: RunFolder, shard: int, rows: pa.Table) -> None:
+    """Write a shard's rows, whole or not at all."""
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, compression="zstd", use_dictionary=False, write_statistics=False)
+    files.write_atomic(folder.part(shard), buffer.getvalue())
+
+
+def read_part(folder: RunFolder, shard: int) -> pa.Table | None:
+    """A shard's rows, or None where the part is missing or is no Parquet file."""
+    try:
+        return pq.read_table(io.BytesIO(files.read_bytes(folder.part(shard))))
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+
+
+class PlanFile:
+    """A run's plan.parquet, read one row group (16 shards) at a time.
+
+    Attributes:
+        shards: How many shards the plan has.
+        images: How many images.
+    """
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self._file = pq.ParquetFile(handle)
+        metadata = self._file.metadata
+        self.images = metadata.num_rows
+        column = self._file.schema_arrow.get_field_index("shard")
+        self._bounds = [
+            (stats.min, stats.max)
+            for stats in (metadata.row_group(i).column(column).statistics for i in range(metadata.num_row_groups))
+        ]
+        self.shards = self._bounds[-1][1] + 1 if self._bounds else 0
+
+    @property
+    def carried(self) -> pa.Schema:
+        """The manifest's own columns that the plan carries."""
+        ours = {"shard", "image_uri", "image_version"}
+        return pa.schema([field for field in self._file.schema_arrow if field.name not in ours])
+
+    def images_of(self, shards: Iterable[int]) -> int:
+        """How many images some shards hold together."""
+        wanted = set(shards)
+        total = 0
+        for group, (first, last) in enumerate(self._bounds):
+            if wanted.issuperset(range(first, last + 1)):
+                total += self._file.metadata.row_group(group).num_rows
+            elif not wanted.isdisjoint(range(first, last + 1)):
+                total += sum(rows.num_rows for shard, rows in self.read_group(group).items() if shard in wanted)
+        return total
+
+    @property
+    def groups(self) -> Sequence[tuple[int, int]]:
+        """First and last shard of each row group."""
+        return self._bounds
+
+    def group_of(self, shard: int) -> int:
+        """The row group that holds a shard."""
+        low, high = 0, len(self._bounds) - 1
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if shard > self._bounds[middle][1] else (low, middle)
+        return low
+
+    def read_group(self, group: int) -> dict[int, pa.Table]:
+        """The images of each shard in a row group, without the column `shard`."""
+        table = self._file.read_row_group(group)
+        numbers = table.column("shard").to_numpy()
+        images = table.drop_columns(["shard"])
+        first, last = self._bounds[group]
+        starts = numbers.searchsorted(range(first, last + 2))
+        return {
+            shard: images.slice(start, stop - start)
+            for shard, start, stop in zip(range(first, last + 1), starts[:-1], starts[1:], strict=True)
+        }
+
+
+def missing_shards(folder: RunFolder, plan: PlanFile) -> list[int]:
+    """Shards of the plan without a part, in order."""
+    finished = folder.finished_shards()
+    return [shard for shard in range(plan.shards) if shard not in finished]
+
+
+def blocks_of(shards: Iterable[int], plan: PlanFile, most: int) -> Iterator[list[int]]:
+    """Group shards into blocks of at most `most`, none across two row groups of the plan.
+
+    An actor reads the plan one row group at a time, so a block costs it one read.
+    """
+    pending = iter(sorted(shards))
+    block: list[int] = []
+    for shard in pending:
+        if block and (len(block) >= most or plan.group_of(shard) != plan.group_of(block[0])):
+            yield block
+            block = []
+        block.append(shard)
+    if block:
+        yield block

@@ -1,0 +1,198 @@
+"""What a scoring command tells: progress while it runs, figures when it ends."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.scoring.config import FailThreshold
+from pipelines.scoring.scorer import Receipt
+
+
+@dataclass(frozen=True)
+class ScoreProgress:
+    """Where a command stands.
+
+    Attributes:
+        phase: `listing`, `planning`, `starting`, `scoring` or `committing`.
+        done: Images so far; in `listing` those found.
+        total: Images of this phase; None while listing.
+        failed: Failed images so far.
+        images_per_second: The mean rate of this phase so far; None before the first receipt.
+        seconds_left: Estimate from that rate; None where there is none.
+    """
+
+    phase: str
+    done: int = 0
+    total: int | None = None
+    failed: int = 0
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+
+
+class Tally:
+    """Counts receipts of one run, each shard once, and takes the steady rate.
+
+    The steady rate runs from the receipt after which every actor of the pool has answered once to the last receipt
+    and counts the images of the receipts in between, all on the driver's clock.
+
+    Args:
+        total: Images of the run.
+        done: Images in parts that an earlier driver finished.
+        actors: Size of the pool.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(self, total: int, done: int, actors: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._total = total
+        self._done_before = done
+        self._actors_expected = actors
+        self._actors: set[str] = set()
+        self._shards: set[int] = set()
+        self._images = 0
+        self._failed = 0
+        self._began = clock()
+        self._steady_from: tuple[float, int] | None = None
+        self._last = self._began
+
+    def add(self, receipt: Receipt) -> bool:
+        """Count a receipt; False if its shard was counted before."""
+        if receipt.shard in self._shards:
+            return False
+        self._shards.add(receipt.shard)
+        self._last = self._clock()
+        self._images += receipt.images
+        self._failed += sum(receipt.failed.values())
+        self._actors.add(receipt.actor)
+        if self._steady_from is None and len(self._actors) >= self._actors_expected:
+            self._steady_from = (self._last, self._images)
+        return True
+
+    @property
+    def steady_rate(self) -> float | None:
+        """Images per second as DESIGN defines it; None where there are no receipts in between."""
+        if self._steady_from is None:
+            return None
+        since, images = self._steady_from
+        if self._images == images or self._last <= since:
+            return None
+        return (self._images - images) / (self._last - since)
+
+    def progress(self) -> ScoreProgress:
+        """Where the scoring stands now."""
+        elapsed = self._clock() - self._began
+        rate = self._images / elapsed if self._images and elapsed > 0 else None
+        done = self._done_before + self._images
+        left = (self._total - done) / rate if rate else None
+        return ScoreProgress("scoring", done, self._total, self._failed, rate, left)
+
+
+@dataclass(frozen=True)
+class RunCounts:
+    """What one run committed.
+
+    Attributes:
+        scored: Rows with a score.
+        failed_by_code: Rows without one, by error code.
+    """
+
+    scored: int = 0
+    failed_by_code: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> int:
+        """Rows without a score."""
+        return sum(self.failed_by_code.values())
+
+    @property
+    def images(self) -> int:
+        """All rows."""
+        return self.scored + self.failed
+
+    def __add__(self, other: RunCounts) -> RunCounts:
+        return RunCounts(
+            self.scored + other.scored, dict(Counter(self.failed_by_code) + Counter(other.failed_by_code))
+        )
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """The answer of `score`; counts and exit code are of the whole command.
+
+    Attributes:
+        results: Canonical URI of the results.
+        run_id: The last run committed; None if none.
+        resumed: The interrupted run that was finished first; None if none.
+        found: Images in the archive; None where an interrupted run was finished and nothing was listed.
+        new: Of these, not in the table.
+        changed: Of these, in the table with another version only.
+        unchanged: Of these, already scored.
+        planned: Images that this command was to score beyond a resumed run (for a dry run: would).
+        shards: Their shards.
+        counts: Rows committed by this command.
+        left_out: Files left out of the archive, by reason.
+        unlistable: Sub-folders that could not be listed.
+        multi_frame: Images committed of which only the first frame was scored.
+        images_per_second: Steady rate; None where there is none.
+        seconds: The whole command.
+        seconds_estimated: For a dry run, from the last run's rate; None where there is none.
+        table_version: Version of the table; None where there is no table.
+        dry_run: Whether nothing was written.
+        threshold: When failed images make exit code 3.
+    """
+
+    results: str
+    run_id: str | None = None
+    resumed: str | None = None
+    found: int | None = None
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    planned: int = 0
+    shards: int = 0
+    counts: RunCounts = RunCounts()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    unlistable: tuple[str, ...] = ()
+    multi_frame: int = 0
+    images_per_second: float | None = None
+    seconds: float = 0.0
+    seconds_estimated: float | None = None
+    table_version: int | None = None
+    dry_run: bool = False
+    threshold: FailThreshold = FailThreshold("1%", 0.01, None)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where failed images and unlistable folders exceed the threshold."""
+        failed = self.counts.failed + len(self.unlistable)
+        return 3 if self.threshold.exceeded(failed, self.counts.images + len(self.unlistable)) else 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The one JSON value that `--json` prints."""
+        return {
+            "run_id": self.run_id,
+            "resumed": self.resumed,
+            "found": self.found,
+            "new": self.new,
+            "changed": self.changed,
+            "unchanged": self.unchanged,
+            "planned": self.planned,
+            "shards": self.shards,
+            "scored": self.counts.scored,
+            "failed": self.counts.failed,
+            "failed_by_code": dict(self.counts.failed_by_code),
+            "left_out": dict(self.left_out),
+            "unlistable": list(self.unlistable),
+            "multi_frame": self.multi_frame,
+            "images_per_second": self.images_per_second,
+            "seconds": self.seconds,
+            "seconds_estimated": self.seconds_estimated,
+            "table_version": self.table_version,
+            "results": self.results,
+            "dry_run": self.dry_run,
+            "exit_code": self.exit_code,
+        }

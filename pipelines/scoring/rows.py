@@ -1,0 +1,173 @@
+"""From what became of each image to Arrow rows: the table's for a night, the feature table's for training."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.errors import ImageFailure
+from pipelines.images.preprocess import Prepared
+from pipelines.models.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image.
+
+    Attributes:
+        version: The version of the bytes that were read; "" where nothing was read.
+        prepared: What decoding gave; None for a failed image.
+        answer: The model's output, float32 `[K]`; None for a failed image.
+        failure: Why there is no answer; None for a scored image.
+    """
+
+    version: str
+    prepared: Prepared | None = None
+    answer: np.ndarray | None = None
+    failure: ImageFailure | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether the image has an answer."""
+        return self.failure is None
+
+
+@dataclass(frozen=True)
+class RowContext:
+    """What all rows of a run have in common.
+
+    Attributes:
+        run_id: The run that the rows belong to.
+        scored_date: UTC day of the run's start; the table's partition.
+        bundle: The model.
+        precision: `float32` or `int8`.
+        training_hashes: `content_sha256` of the images that the model was fitted to.
+        versions_from_manifest: True where the plan's `image_version` is the manifest's own and not what reading gives.
+        schema: The table's schema for this model and these carried columns.
+    """
+
+    run_id: str
+    scored_date: datetime.date
+    bundle: Bundle
+    precision: str
+    training_hashes: frozenset[str]
+    versions_from_manifest: bool
+    schema: pa.Schema
+
+
+def shared_columns(outcomes: Sequence[Outcome]) -> dict[str, pa.Array]:
+    """Columns that need no model's meaning: content_sha256, width, height, mean_intensity, status, error_*."""
+    prepared = [outcome.prepared for outcome in outcomes]
+    return {
+        "content_sha256": pa.array([p.content_sha256 if p else None for p in prepared], pa.string()),
+        "width": pa.array([p.width if p else None for p in prepared], pa.int32()),
+        "height": pa.array([p.height if p else None for p in prepared], pa.int32()),
+        "mean_intensity": pa.array([p.mean_intensity if p else None for p in prepared], pa.float32()),
+        "status": pa.array(["scored" if o.scored else "failed" for o in outcomes], pa.string()),
+        "error_code": pa.array([o.failure.code if o.failure else None for o in outcomes], pa.string()),
+        "error_message": pa.array([o.failure.message if o.failure else None for o in outcomes], pa.string()),
+    }
+
+
+def prediction_rows(images: pa.Table, outcomes: Sequence[Outcome], context: RowContext) -> pa.Table:
+    """One row of the predictions table for each image, in the order of `images`.
+
+    Args:
+        images: The plan's rows: image_uri, image_version and the carried columns.
+        outcomes: What became of each, same length and order.
+        context: What all rows share.
+
+    Returns:
+        A table of `context.schema`.
+    """
+    rows = len(outcomes)
+    columns = shared_columns(outcomes)
+    columns |= _answer_columns(outcomes, context)
+    prepared = [outcome.prepared for outcome in outcomes]
+    bundle = context.bundle
+    constants = {
+        "run_id": context.run_id,
+        "frame": 0,
+        "model_name": bundle.name,
+        "model_id": bundle.model_id,
+        "preprocessing_id": bundle.preprocessing_id,
+        "precision": context.precision,
+        "scored_date": context.scored_date,
+        "scored_at": datetime.datetime.now(datetime.UTC),
+    }
+    for name, value in constants.items():
+        columns[name] = pa.repeat(pa.scalar(value, context.schema.field(name).type), rows)
+    columns["image_uri"] = images.column("image_uri")
+    columns["image_version"] = _versions(images, outcomes, context)
+    columns["frames"] = pa.array([p.frames if p else None for p in prepared], pa.int32())
+    columns["decoder"] = pa.array([p.decoder if p else None for p in prepared], pa.string())
+    columns["in_training_set"] = pa.array(
+        [p.content_sha256 in context.training_hashes if p else None for p in prepared], pa.bool_()
+    )
+    for field in context.schema:
+        if field.name not in columns:
+            columns[field.name] = images.column(field.name)
+    return pa.table([columns[field.name] for field in context.schema], schema=context.schema)
+
+
+def _answer_columns(outcomes: Sequence[Outcome], context: RowContext) -> dict[str, pa.Array]:
+    """predicted_class, score, p_<class>…, p_positive, decision: null for failed images."""
+    bundle, rows = context.bundle, len(outcomes)
+    probabilities = np.zeros((rows, len(bundle.classes)), np.float32)
+    for row, outcome in enumerate(outcomes):
+        if outcome.answer is not None:
+            probabilities[row] = outcome.answer
+    missing = np.array([outcome.answer is None for outcome in outcomes])
+    best = probabilities.argmax(axis=1)  # numpy takes the first of equals, as DESIGN asks
+    positive = np.array([bundle.p_positive(row) for row in probabilities], np.float32)
+    columns = {
+        "predicted_class": pa.array([bundle.classes[i] for i in best], pa.string(), mask=missing),
+        "score": pa.array(probabilities[np.arange(rows), best], pa.float32(), mask=missing),
+        "p_positive": pa.array(positive, pa.float32(), mask=missing),
+        "decision": pa.array([bundle.decision(float(p)) for p in positive], pa.string(), mask=missing),
+    }
+    for index, column in enumerate(bundle.class_columns):
+        columns[column] = pa.array(np.ascontiguousarray(probabilities[:, index]), pa.float32(), mask=missing)
+    return columns
+
+
+def _versions(images: pa.Table, outcomes: Sequence[Outcome], context: RowContext) -> pa.Array | pa.ChunkedArray:
+    """The version of the bytes that were really read: an image replaced since the listing is not new tomorrow."""
+    planned = images.column("image_version")
+    if context.versions_from_manifest:
+        return planned
+    return pa.array([o.version or plan for o, plan in zip(outcomes, planned.to_pylist(), strict=True)], pa.string())
+
+
+def feature_rows(images: pa.Table, outcomes: Sequence[Outcome], hashes: Sequence[bytes | None], size: int) -> pa.Table:
+    """One row of features for each image, in the order of `images`.
+
+    Args:
+        images: image_uri, image_version.
+        outcomes: What became of each; the answer is the feature vector, float32 `[size]`.
+        hashes: 32 bytes of perceptual hash for each image, None for a failed one.
+        size: Length of the feature vector.
+
+    Returns:
+        Columns image_uri, content_sha256, perceptual_hash (binary 32), width, height, mean_intensity, status,
+        error_code, error_message, features (fixed_size_list<float32>[size], null for a failed image).
+    """
+    columns = shared_columns(outcomes)
+    flat = np.zeros((len(outcomes), size), np.float32)
+    for row, outcome in enumerate(outcomes):
+        if outcome.answer is not None:
+            flat[row] = outcome.answer
+    missing = pa.array([outcome.answer is None for outcome in outcomes])
+    return pa.table(
+        {
+            "image_uri": images.column("image_uri"),
+            "content_sha256": columns.pop("content_sha256"),
+            "perceptual_hash": pa.array(hashes, pa.binary(32)),
+            **columns,
+            "features": pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), size, mask=missing),
+        }
+    )

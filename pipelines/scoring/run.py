@@ -1,0 +1,355 @@
+"""The scoring job: finish what was interrupted, plan what is new, score it, one gate, one commit."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.errors import Stopped
+from pipelines.predictions import commit, query, runs
+from pipelines.predictions.runs import RunFolder, RunRecord
+from pipelines.predictions.schema import prediction_schema
+from pipelines.scoring import parts
+from pipelines.scoring.config import ScoreConfig
+from pipelines.scoring.night import Night, Planned, Tell, check_archive, open_night, planned_work
+from pipelines.scoring.gate import Gate, PartMissing
+from pipelines.scoring.parts import PlanFile
+from pipelines.scoring.report import RunCounts, ScoreProgress, ScoreReport, Tally
+from pipelines.scoring.rows import RowContext
+from pipelines.scoring.scorer import PredictionMaker, Receipt, ShardWork
+from pipelines.storage import files
+from pipelines.storage.leases import Lease
+
+GATE_ROUNDS = 3
+ShowRows = Callable[[pa.Table], None]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that was committed by this command.
+
+    Attributes:
+        run_id: The run.
+        counts: Its rows.
+        rate: Steady rate; None where there is none.
+        table_version: The table's version that holds it.
+        multi_frame: Images of which only the first frame was scored.
+    """
+
+    run_id: str
+    counts: RunCounts
+    rate: float | None
+    table_version: int
+    multi_frame: int = 0
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What the gate counted on its way into the table."""
+
+    counts: RunCounts
+    multi_frame: int = 0
+
+
+def score(
+    config: ScoreConfig,
+    connect: Callable[[], AbstractContextManager[Any]],
+    tell: Tell,
+    show_rows: ShowRows | None = None,
+) -> ScoreReport:
+    """Score an archive: each image that is new or changed becomes one committed row.
+
+    Args:
+        config: What to score, with what, where to.
+        connect: Starts or joins Ray for a `with` block and yields its size (`cpus`); not called where nothing is new.
+        tell: Called with progress, often.
+        show_rows: Called with the rows of each finished part; None: parts are not read back.
+
+    Returns:
+        Counts and figures of the whole command.
+
+    Raises:
+        UsageError, ModelRefused, TryLater, LeaseLost: Each with its cure.
+        Stopped: On Ctrl-C; what was finished is kept.
+    """
+    began = time.monotonic()
+    night = open_night(config, tell)
+    check_archive(config)
+    if config.dry_run:
+        return replace(_dry_run(night), seconds=time.monotonic() - began)
+    with Lease.acquire(night.results) as lease:
+        lease.start_renewing()
+        job = _Job(night, lease, connect, show_rows)
+        report = job.run()
+    return replace(report, seconds=time.monotonic() - began)
+
+
+def _dry_run(night: Night) -> ScoreReport:
+    with planned_work(night) as planned:
+        plan, config = planned.plan, night.config
+        rates = [
+            record.timings.get("images_per_second")
+            for record in runs.list_runs(night.results)
+            if record.status == "committed"
+        ]
+        rate = next((rate for rate in reversed(rates) if rate), None)
+        return replace(
+            _report_of(night, planned),
+            planned=plan.planned,
+            shards=plan.shards,
+            seconds_estimated=plan.planned / rate if rate else None,
+            dry_run=True,
+            threshold=config.fail_threshold,
+        )
+
+
+def _report_of(night: Night, planned: Planned) -> ScoreReport:
+    listing, plan = planned.listing, planned.plan
+    return ScoreReport(
+        results=night.results,
+        found=plan.found,
+        new=plan.new,
+        changed=plan.changed,
+        unchanged=plan.unchanged,
+        planned=plan.planned,
+        shards=plan.shards,
+        left_out=dict(listing.left_out),
+        unlistable=tuple(listing.unlistable),
+        table_version=commit.table_version(night.results),
+        threshold=night.config.fail_threshold,
+    )
+
+
+class _Job:
+    """One command that holds the lease."""
+
+    def __init__(
+        self,
+        night: Night,
+        lease: Lease,
+        connect: Callable[[], AbstractContextManager[Any]],
+        show_rows: ShowRows | None,
+    ) -> None:
+        self._night = night
+        self._lease = lease
+        self._connect = connect
+        self._show_rows = show_rows
+        self._stack = contextlib.ExitStack()
+        self._size: Any = None
+
+    def run(self) -> ScoreReport:
+        night = self._night
+        with self._stack:
+            commit.ensure_table(night.results)
+            resumed = self._settle_interrupted()
+            if resumed is not None and not night.config.continues_planning:
+                report = ScoreReport(night.results, threshold=night.config.fail_threshold)
+                return self._told(report, resumed, None)
+            with planned_work(night) as planned:
+                fresh = self._new_run(planned) if planned.plan.planned else None
+                return self._told(_report_of(night, planned), resumed, fresh)
+
+    def _told(self, report: ScoreReport, resumed: Finished | None, fresh: Finished | None) -> ScoreReport:
+        finished = [run for run in (resumed, fresh) if run is not None]
+        if not finished:
+            return report
+        last = finished[-1]
+        return replace(
+            report,
+            run_id=last.run_id,
+            resumed=resumed.run_id if resumed else None,
+            counts=sum((run.counts for run in finished), RunCounts()),
+            images_per_second=last.rate,
+            table_version=last.table_version,
+            multi_frame=sum(run.multi_frame for run in finished),
+        )
+
+    def _settle_interrupted(self) -> Finished | None:
+        """Finish the interrupted run of this configuration; abandon those of others."""
+        finished = None
+        for record in runs.list_runs(self._night.results):
+            if record.status != "running":
+                continue
+            self._lease.check()
+            folder = RunFolder(self._night.results, record.run_id)
+            if commit.transaction_state(self._night.results, record.run_id) == 1:
+                finished = self._close_committed(folder, record)
+            elif record.fingerprint == self._night.fingerprint:
+                finished = self._finish(folder, record)
+            elif commit.abandon_run(self._night.results, record.run_id):
+                folder.write_record(replace(record, status="abandoned"))
+                folder.remove_parts()
+            else:
+                self._close_committed(folder, record)
+        return finished
+
+    def _close_committed(self, folder: RunFolder, record: RunRecord) -> Finished | None:
+        """A driver died between its commit and its last word: the rows are in the table, the record says so now."""
+        counts = _counts_in_table(self._night.results, record.run_id)
+        version = commit.table_version(self._night.results)
+        closed = replace(record, status="committed", table_version=version, counts=_as_record(counts))
+        folder.write_record(closed)
+        folder.remove_parts()
+        if record.fingerprint != self._night.fingerprint:
+            return None
+        return Finished(record.run_id, counts, None, version if version is not None else 0)
+
+    def _new_run(self, planned: Planned) -> Finished:
+        night = self._night
+        schema = prediction_schema(night.bundle.classes, planned.listing.carried)
+        commit.check_carried(night.results, schema)
+        started = datetime.datetime.now(datetime.UTC)
+        folder = RunFolder(night.results, runs.new_run_id())
+        self._lease.check()
+        files.put(planned.path, folder.plan)
+        record = RunRecord(
+            run_id=folder.run_id,
+            fingerprint=night.fingerprint,
+            configuration={
+                **night.config.as_record(),
+                "versions_from_manifest": planned.listing.versions_from_manifest,
+                "model_id": night.bundle.model_id,
+                "model_name": night.bundle.name,
+            },
+            counts={"found": planned.plan.found, "planned": planned.plan.planned, "shards": planned.plan.shards},
+            timings={},
+            who=dict(night.config.who),
+            table_version=None,
+            status="running",
+            started_at=started,
+        )
+        folder.write_record(record)
+        return self._finish(folder, record)
+
+    def _finish(self, folder: RunFolder, record: RunRecord) -> Finished:
+        """Score the shards that have no part yet, pass the gate, commit, and say so."""
+        began = time.monotonic()
+        with files.open_input(folder.plan) as handle:
+            plan = PlanFile(handle)
+            context = self._context(record, plan)
+            tally, version, passed = self._score_and_commit(folder, plan, context)
+        counts = passed.counts
+        timings = {
+            **record.timings,
+            "images_per_second": tally.steady_rate if tally else None,
+            "seconds": time.monotonic() - began,
+        }
+        folder.write_record(
+            replace(
+                record,
+                status="committed",
+                table_version=version,
+                counts={**record.counts, **_as_record(counts)},
+                timings=timings,
+            )
+        )
+        folder.remove_parts()
+        return Finished(record.run_id, counts, tally.steady_rate if tally else None, version, passed.multi_frame)
+
+    def _score_and_commit(
+        self, folder: RunFolder, plan: PlanFile, context: RowContext
+    ) -> tuple[Tally | None, int, Passed]:
+        tally: Tally | None = None
+        for _ in range(GATE_ROUNDS):
+            missing = parts.missing_shards(folder, plan)
+            if missing:
+                tally = self._score_shards(folder, plan, missing, context)
+            self._night.tell(ScoreProgress("committing", plan.images, plan.images))
+            gate = Gate(folder, plan, context.schema)
+            try:
+                version = commit.commit_run(
+                    self._night.results, folder.run_id, context.schema, gate, before_append=self._lease.check
+                )
+            except Exception:
+                if gate.missing is None:
+                    raise
+                files.delete(folder.part(gate.missing.shard))
+                continue
+            if gate.complete:
+                return tally, version, Passed(gate.counts, gate.multi_frame)
+            # Another process of this configuration had committed the run already.
+            return tally, version, Passed(_counts_in_table(self._night.results, folder.run_id))
+        raise PartMissing(
+            f"Parts of run {folder.run_id} are damaged again and again.", "Check the disk of the results folder."
+        )
+
+    def _score_shards(self, folder: RunFolder, plan: PlanFile, missing: list[int], context: RowContext) -> Tally:
+        from pipelines.scoring import graph
+
+        night = self._night
+        night.tell(ScoreProgress("starting", 0, plan.images))
+        if self._size is None:
+            self._size = self._stack.enter_context(self._connect())
+        least, most = night.config.pool.within(self._size.cpus)
+        model, io = night.bundle.scorer(night.config.precision)
+        work = ShardWork(
+            folder=folder,
+            session=self._lease.number,
+            input_size=night.bundle.input_size,
+            io=io,
+            make_rows=PredictionMaker(context),
+            decode_seconds=night.config.decode_seconds,
+        )
+        done = plan.images - plan.images_of(missing)
+        tally = Tally(plan.images, done, min(most, len(missing)))
+
+        def on_receipt(receipt: Receipt) -> None:
+            if self._lease.lost.is_set():
+                self._lease.check()
+            if tally.add(receipt):
+                night.tell(tally.progress())
+                if self._show_rows and (rows := parts.read_part(folder, receipt.shard)) is not None:
+                    self._show_rows(rows)
+
+        suspects = folder.begun_shards() & set(missing)
+        night.tell(tally.progress())
+        with _stoppable(tally):
+            graph.score_shards(work, model, missing, suspects, plan, graph.Pool(least, most), on_receipt)
+        return tally
+
+    def _context(self, record: RunRecord, plan: PlanFile) -> RowContext:
+        bundle = self._night.bundle
+        return RowContext(
+            run_id=record.run_id,
+            scored_date=record.started_at.date(),
+            bundle=bundle,
+            precision=self._night.config.precision,
+            training_hashes=bundle.training_hashes(),
+            versions_from_manifest=bool(record.configuration["versions_from_manifest"]),
+            schema=prediction_schema(bundle.classes, plan.carried),
+        )
+
+
+@contextlib.contextmanager
+def _stoppable(tally: Tally) -> Iterator[None]:
+    """Ctrl-C ends the scoring with a word on what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        progress = tally.progress()
+        raise Stopped(
+            f"Stopped with {progress.done} of {progress.total} images scored and kept.",
+            "The same command goes on from there.",
+        ) from interrupt
+
+
+def _counts_in_table(results: str, run_id: str) -> RunCounts:
+    """Rows of a committed run by status, asked of the table itself."""
+    table = query.run_query(
+        results, f"SELECT error_code, count(*) AS n FROM rows WHERE run_id = '{run_id}' GROUP BY error_code"
+    )
+    by_code = dict(zip(table.column("error_code").to_pylist(), table.column("n").to_pylist(), strict=True))
+    scored = by_code.pop(None, 0)
+    return RunCounts(scored, by_code)
+
+
+def _as_record(counts: RunCounts) -> dict[str, Any]:
+    return {"scored": counts.scored, "failed": counts.failed, "failed_by_code": dict(counts.failed_by_code)}
+

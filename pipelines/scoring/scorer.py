@@ -1,0 +1,219 @@
+"""What one actor does with one shard: read, check, decode, score, write the part, answer with a receipt.
+
+Everything here is a plain function or a plain class on Arrow tables and NumPy arrays and runs without Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.errors import ImageFailure
+from pipelines.images.child import DecodeChild
+from pipelines.images.fingerprint import difference_hash
+from pipelines.images.preprocess import Prepared, Preprocessing
+from pipelines.models.runtime import Scorer, ScorerIO
+from pipelines.predictions.runs import RunFolder
+from pipelines.scoring import parts
+from pipelines.scoring.rows import Outcome, RowContext, feature_rows, prediction_rows
+from pipelines.storage.reading import Blob, ImageReader
+
+READ_THREADS = 8
+READ_AHEAD = 8
+LARGEST_FILE = 512 * 1024 * 1024
+# From the second attempt on images are decoded in a child process; after the last one the shard becomes rows.
+ATTEMPTS = 4
+
+Kernel = Callable[[np.ndarray], np.ndarray]
+
+
+class RowMaker(Protocol):
+    """Turns a shard's images and outcomes into the rows of its part."""
+
+    def __call__(self, images: pa.Table, outcomes: list[Outcome]) -> pa.Table:
+        """Rows in the order of `images`."""
+
+
+@dataclass(frozen=True)
+class PredictionMaker:
+    """Makes rows of the predictions table."""
+
+    context: RowContext
+
+    def __call__(self, images: pa.Table, outcomes: list[Outcome]) -> pa.Table:
+        """Rows of `context.schema`."""
+        return prediction_rows(images, outcomes, self.context)
+
+
+@dataclass(frozen=True)
+class FeatureMaker:
+    """Makes rows of features for training; `size` is the length of a feature vector."""
+
+    size: int
+
+    def __call__(self, images: pa.Table, outcomes: list[Outcome]) -> pa.Table:
+        """Rows as `feature_rows` describes them."""
+        hashes = [difference_hash(o.prepared.pixels) if o.prepared else None for o in outcomes]
+        return feature_rows(images, outcomes, hashes, self.size)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What the driver learns of a finished shard; no pixel and no path crosses the object store.
+
+    Attributes:
+        shard: Its number in the plan.
+        images: Rows in its part.
+        failed: Failed images by error code.
+        seconds: From the first read to the written part, on the actor's clock.
+        actor: Which actor answered.
+    """
+
+    shard: int
+    images: int
+    failed: dict[str, int]
+    seconds: float
+    actor: str
+
+
+@dataclass(frozen=True)
+class ShardWork:
+    """All that an actor must know to turn shards into parts.
+
+    Attributes:
+        folder: The run's folder; owns every path.
+        session: Which driver this is (the lease's number): attempts are counted for each driver on its own.
+        input_size: Side of the model's input in pixels.
+        io: What goes into the model and what comes out.
+        make_rows: From outcomes to the part's rows.
+        decode_seconds: Time limit of decoding one image.
+    """
+
+    folder: RunFolder
+    session: int
+    input_size: int
+    io: ScorerIO
+    make_rows: RowMaker
+    decode_seconds: float
+
+
+def read_ahead(reader: ImageReader, uris: list[str], pool: ThreadPoolExecutor) -> Iterator[Future[Blob]]:
+    """Futures of the images' bytes in order, at most `READ_AHEAD` of them read before they are asked for."""
+    waiting: deque[Future[Blob]] = deque()
+    for uri in uris:
+        waiting.append(pool.submit(reader.read, uri))
+        if len(waiting) >= READ_AHEAD:
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
+
+
+def score_image(blob: Future[Blob], prepare: Callable[[bytes], Prepared], kernel: Kernel) -> Outcome:
+    """Decode and score one image; whatever is wrong with it becomes an outcome, never an exception.
+
+    Args:
+        blob: The bytes, or the failure to read them.
+        prepare: Bytes to pixels uint8 `[S, S, 3]`.
+        kernel: Pixels to the model's output, float32 `[K]`.
+    """
+    version = ""
+    try:
+        bytes_read = blob.result()
+        version = bytes_read.version
+        prepared = prepare(bytes_read.data)
+        answer = kernel(prepared.pixels)
+    except ImageFailure as failure:
+        return Outcome(version, failure=failure)
+    except MemoryError:
+        return Outcome(version, failure=ImageFailure("too_large", "There was not enough memory to decode the image."))
+    if not np.isfinite(answer).all():
+        failure = ImageFailure("unsupported", "The model gave no finite answer for this image.")
+        return Outcome(version, prepared, failure=failure)
+    return Outcome(version, prepared, np.array(answer, np.float32))
+
+
+@contextlib.contextmanager
+def deadly_alarm(seconds: float) -> Iterator[None]:
+    """End this process if the block takes longer: the kernel's own alarm, which no hanging library can hold up."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class ShardScorer:
+    """Reads, decodes, scores and writes whole shards, one after the other, in one thread.
+
+    Args:
+        work: What to do.
+        model: Bytes of the LiteRT model.
+    """
+
+    def __init__(self, work: ShardWork, model: bytes) -> None:
+        self._work = work
+        self._reader = ImageReader(LARGEST_FILE)
+        self._threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
+        self._prepare = Preprocessing(work.input_size).prepare
+        self._kernel = Scorer(model, work.io)
+
+    def score(self, shard: int, images: pa.Table, suspect: bool = False, actor: str = "") -> Receipt:
+        """Turn one shard into its part.
+
+        Args:
+            shard: The shard's number.
+            images: Its rows of the plan.
+            suspect: Whether an earlier driver began this shard and did not finish it.
+            actor: Name of this actor for the receipt.
+
+        Raises:
+            NightreadError: If the part cannot be written.
+        """
+        started = time.perf_counter()
+        folder = self._work.folder
+        attempt = parts.next_attempt(folder, shard, self._work.session)
+        if attempt > 1 and (rows := parts.read_part(folder, shard)) is not None:
+            # Ray repeats a whole block when its actor dies; what was finished before stays as it is.
+            return _receipt(shard, rows, started, actor)
+        if attempt > ATTEMPTS:
+            outcomes = self._given_up(images)
+        elif suspect or attempt > 1:
+            outcomes = self._outcomes_in_child(images)
+        else:
+            outcomes = self._outcomes(images, self._prepare_here)
+        rows = self._work.make_rows(images, outcomes)
+        parts.write_part(folder, shard, rows)
+        return _receipt(shard, rows, started, actor)
+
+    def _prepare_here(self, data: bytes) -> Prepared:
+        with deadly_alarm(self._work.decode_seconds):
+            return self._prepare(data)
+
+    def _outcomes(self, images: pa.Table, prepare: Callable[[bytes], Prepared]) -> list[Outcome]:
+        uris = images.column("image_uri").to_pylist()
+        return [score_image(blob, prepare, self._kernel) for blob in read_ahead(self._reader, uris, self._threads)]
+
+    def _outcomes_in_child(self, images: pa.Table) -> list[Outcome]:
+        child = DecodeChild(self._work.input_size, self._work.decode_seconds)
+        try:
+            return self._outcomes(images, child.prepare)
+        finally:
+            child.close()
+
+    def _given_up(self, images: pa.Table) -> list[Outcome]:
+        message = f"The worker died {ATTEMPTS} times on the shard of this image; the next run tries it again."
+        return [Outcome("", failure=ImageFailure("worker_lost", message)) for _ in range(images.num_rows)]
+
+
+def _receipt(shard: int, rows: pa.Table, started: float, actor: str) -> Receipt:
+    failed = Counter(code for code in rows.column("error_code").to_pylist() if code is not None)
+    return Receipt(shard, rows.num_rows, dict(failed), time.perf_counter() - started, actor)
