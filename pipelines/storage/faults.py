@@ -1,0 +1,188 @@
+"""What storage's errors mean, and which of them are worth another try.
+
+Clients word their errors in many ways; here each becomes one `Fault`. What a server said is never passed on: S3
+repeats session tokens and key identifiers in its error documents.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import random
+import re
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from pipelines.errors import NightreadError, TryLater, UsageError
+from pipelines.storage import paths
+
+Result = TypeVar("Result")
+
+# Ten tries: where one request in five fails, one image in ten million is still lost; six would lose one in 16,000.
+TRIES = 10
+TRY_SECONDS = 12.0
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 2.0
+
+
+class Fault(enum.Enum):
+    """The kinds of trouble that storage can give."""
+
+    MISSING = "the file or folder is not there"
+    NO_BUCKET = "the bucket does not exist"
+    EXISTS = "it is there already"
+    DENIED = "access is refused"
+    NO_CREDENTIALS = "no credentials were found"
+    WRONG_PLACE = "the name or the settings cannot be right"
+    BAD_KEY = "a key that this client cannot express"
+    FULL = "the disk is full"
+    PASSING = "storage does not answer as it should"
+
+
+_ERRNO_FAULTS: dict[int, Fault] = {
+    errno.ENOENT: Fault.MISSING,
+    errno.ENOTDIR: Fault.MISSING,
+    errno.ENAMETOOLONG: Fault.MISSING,
+    errno.ELOOP: Fault.MISSING,
+    errno.EEXIST: Fault.EXISTS,
+    errno.EACCES: Fault.DENIED,
+    errno.EPERM: Fault.DENIED,
+    errno.EROFS: Fault.DENIED,
+    errno.EISDIR: Fault.WRONG_PLACE,
+    errno.EINVAL: Fault.WRONG_PLACE,
+    errno.ENOSPC: Fault.FULL,
+    errno.EDQUOT: Fault.FULL,
+    errno.EFBIG: Fault.FULL,
+}
+_STATUS = re.compile(r"(?:status code: |status: )(\d{3})")
+_PASSING_STATUS = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 507, 509))
+
+
+def fault_of(error: BaseException) -> Fault | None:
+    """Say what kind of trouble an error of a storage client is; None for errors that are none of storage's."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return _ERRNO_FAULTS.get(error.errno, Fault.PASSING)
+    module = type(error).__module__
+    if isinstance(error, FileNotFoundError):
+        return Fault.NO_BUCKET if "NoSuchBucket" in str(error) else Fault.MISSING
+    if isinstance(error, FileExistsError):
+        return Fault.EXISTS
+    if isinstance(error, PermissionError):
+        return Fault.DENIED
+    if isinstance(error, OSError):
+        return Fault.PASSING
+    if module.startswith("obstore"):
+        return _fault_of_obstore(error)
+    if isinstance(error, ValueError) and "Could not parse path" in str(error):
+        return Fault.BAD_KEY
+    if module.startswith(("botocore", "aiobotocore", "aiohttp", "urllib3")):
+        return _fault_of_botocore(error)
+    return None
+
+
+def _fault_of_obstore(error: BaseException) -> Fault:
+    text = str(error)
+    kind = type(error).__name__
+    by_type = {
+        "AlreadyExistsError": Fault.EXISTS,
+        "PreconditionError": Fault.EXISTS,
+        "PermissionDeniedError": Fault.DENIED,
+        "UnauthenticatedError": Fault.DENIED,
+        "InvalidPathError": Fault.BAD_KEY,
+    }
+    if kind in by_type:
+        return by_type[kind]
+    if "NoSuchBucket" in text:
+        return Fault.NO_BUCKET
+    if "169.254.169.254" in text or "Missing credentials" in text:
+        return Fault.NO_CREDENTIALS
+    status = _STATUS.search(text)
+    if status and int(status[1]) not in _PASSING_STATUS and int(status[1]) < 500:
+        return Fault.WRONG_PLACE
+    return Fault.PASSING
+
+
+def _fault_of_botocore(error: BaseException) -> Fault:
+    response = getattr(error, "response", None)
+    if not isinstance(response, dict):
+        return Fault.NO_CREDENTIALS if "Credentials" in type(error).__name__ else Fault.PASSING
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
+    if response.get("Error", {}).get("Code") == "NoSuchBucket":
+        return Fault.NO_BUCKET
+    if status in (401, 403):
+        return Fault.DENIED
+    if status == 404:
+        return Fault.MISSING
+    return Fault.PASSING if status in _PASSING_STATUS or status >= 500 else Fault.WRONG_PLACE
+
+
+def explained(fault: Fault, uri: str) -> NightreadError | FileNotFoundError:
+    """Return the error that a person, or the caller, can act on.
+
+    Args:
+        fault: What happened.
+        uri: The place that was being used.
+    """
+    if fault in (Fault.MISSING, Fault.BAD_KEY):
+        return FileNotFoundError(errno.ENOENT, "no such file", uri)
+    bucket = paths.is_bucket(uri)
+    if fault is Fault.NO_BUCKET:
+        return UsageError(
+            f"The bucket of {uri!r} does not exist.",
+            "Correct its name, or point AWS_ENDPOINT_URL at the store that has it.",
+        )
+    if fault is Fault.NO_CREDENTIALS:
+        return UsageError(
+            f"No S3 credentials were found for {uri!r}.",
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
+        )
+    if fault is Fault.DENIED:
+        cure = "Check the S3 credentials and the bucket's policy." if bucket else "Check its owner and permissions."
+        return UsageError(f"Access to {uri!r} is refused.", cure)
+    if fault is Fault.FULL:
+        return TryLater(
+            f"The disk is full: {uri!r} could not be written.", "Free some space and start the same command again."
+        )
+    if fault is Fault.PASSING:
+        cure = (
+            "Check that the endpoint is up and reachable."
+            if bucket
+            else "Check that it is mounted and the disk is well."
+        )
+        return TryLater(f"Storage does not answer for {uri!r}.", cure + " Then start the same command again.")
+    cure = "Check the name, AWS_ENDPOINT_URL and AWS_REGION." if bucket else "Give another name."
+    return UsageError(f"{uri!r} cannot be used: {fault.value}.", cure)
+
+
+def translated(error: BaseException, uri: str) -> BaseException:
+    """Return what to raise instead of a client's error; the error itself where it is none of storage's."""
+    fault = fault_of(error)
+    return error if fault is None else explained(fault, uri)
+
+
+def with_retries(
+    action: Callable[[], Result],
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Result:
+    """Call until it succeeds, or fails for good: ten tries begun within 12 seconds, exponential pauses with full jitter.
+
+    Args:
+        action: May be called several times.
+        sleep: Instead of the real one.
+        clock: Monotonic seconds, instead of the real one.
+
+    Raises:
+        BaseException: The last error of the action, unchanged; at once where another try cannot help.
+    """
+    started = clock()
+    for attempt in range(TRIES):
+        try:
+            return action()
+        except Exception as error:
+            last = attempt == TRIES - 1 or clock() - started > TRY_SECONDS
+            if last or fault_of(error) is not Fault.PASSING:
+                raise
+            sleep(random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)))
+    raise AssertionError("unreachable")
