@@ -1,0 +1,297 @@
+"""Labelled images: a folder per class, `train|val|test` folders of them, or a manifest; what can only fail is refused."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.archive.listing import ListingFilter, list_archive
+from pipelines.archive.manifest import read_manifest
+from pipelines.errors import UsageError
+from pipelines.predictions.schema import check_class_columns
+from pipelines.storage import paths
+from pipelines.training.split import part_of_name
+
+LEAST_IMAGES = 10
+MANIFEST_SUFFIXES = (".csv", ".parquet")
+
+SCHEMA = pa.schema(
+    [
+        pa.field("image_uri", pa.string(), nullable=False),
+        pa.field("image_version", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("person", pa.string()),
+        pa.field("part", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which labelled images; the data options of `train`.
+
+    Attributes:
+        data: A folder or bucket prefix with a folder per class, or a manifest.
+        columns: A manifest's columns: ours (`uri`, `label`, `patient_id`, `split`) to theirs.
+        class_names: Label in the data to class name; empty: labels are names.
+        root: Where a manifest's relative URIs start.
+        exclude: Globs of images that are left out.
+        group_by: Pattern searched in an image's path; what it finds (its first group, where it has one) must stay in
+            one part of the split. None: `patient_id`, where there is one.
+    """
+
+    data: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    class_names: Mapping[str, str] = field(default_factory=dict)
+    root: str | None = None
+    exclude: tuple[str, ...] = ()
+    group_by: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that do not belong to this kind of data.
+
+        Raises:
+            UsageError: Naming the option.
+        """
+        if not self.is_manifest:
+            for option, value in (("--columns", self.columns), ("--root", self.root)):
+                if value:
+                    raise UsageError(f"{option} belongs to a manifest, and {self.data} is a folder.", "Leave it out.")
+        unknown = sorted(set(self.columns) - {"uri", "label", "patient_id", "split", "image_version"})
+        if unknown:
+            raise UsageError(
+                f"--columns does not know {unknown[0]!r}.", "It knows uri, label, patient_id, split and image_version."
+            )
+        if self.group_by is not None:
+            try:
+                re.compile(self.group_by)
+            except re.error as error:
+                raise UsageError(f"--group-by {self.group_by!r} is no pattern: {error}.", "Correct it.") from error
+
+    @property
+    def is_manifest(self) -> bool:
+        """Whether the data are a manifest rather than folders."""
+        return self.data.lower().endswith(MANIFEST_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """What was found.
+
+    Attributes:
+        table: Columns of `SCHEMA`: `person` is null where nothing groups an image, `part` where no split is given.
+        classes: Class names, sorted.
+        left_out: Files that are no training images, by reason.
+    """
+
+    table: pa.Table
+    classes: tuple[str, ...]
+    left_out: Mapping[str, int]
+
+    def label_numbers(self) -> list[int]:
+        """Number of each image's class in `classes`."""
+        number = {name: index for index, name in enumerate(self.classes)}
+        return [number[label] for label in self.table["label"].to_pylist()]
+
+    @property
+    def has_split(self) -> bool:
+        """Whether the data say the part of every image."""
+        return self.table.num_rows > 0 and self.table["part"].null_count == 0
+
+
+def read_labelled(config: DataConfig) -> LabelledImages:
+    """Find the labelled images and check their labels.
+
+    Raises:
+        UsageError: If labels are missing or empty, there is one class only, a class has fewer than `LEAST_IMAGES`
+            images, an image has two classes, or class names collide as columns; each with its counts.
+        TryLater: If storage does not answer.
+    """
+    with tempfile.TemporaryDirectory(prefix="nightread-labelled-") as folder:
+        found, left_out = _from_manifest(config, folder) if config.is_manifest else _from_folders(config, folder)
+    if not found.num_rows:
+        raise UsageError(f"There are no images in {config.data}.", "Name a folder per class, or a manifest.")
+    _refuse_parts_missing(found)
+    table = _named(found, config.class_names)
+    table = _one_class_each(table)
+    if config.group_by is not None:
+        table = _grouped(table, config)
+    classes = tuple(sorted(set(table["label"].to_pylist())))
+    images = LabelledImages(table.select(SCHEMA.names).cast(SCHEMA), classes, left_out)
+    check_counts(images.table["label"].to_pylist(), classes)
+    check_class_columns(classes)
+    return images
+
+
+def check_counts(labels: Sequence[str], classes: Sequence[str], after: str = "") -> None:
+    """Refuse what no classifier can be trained on.
+
+    Args:
+        labels: Class of each image.
+        classes: All classes.
+        after: When it is said, as in ` after 3 unreadable images were left out`.
+
+    Raises:
+        UsageError: With the count of every class.
+    """
+    counts = Counter(labels)
+    listing = ", ".join(f"{name}: {counts[name]}" for name in classes)
+    if len(classes) < 2:
+        raise UsageError(f"There is only one class ({listing}).", "A classifier needs at least two.")
+    few = [name for name in classes if counts[name] < LEAST_IMAGES]
+    if few:
+        raise UsageError(
+            f"The class {few[0]!r} has fewer than {LEAST_IMAGES} images{after} ({listing}).",
+            "Add images, or leave the class out with --exclude.",
+        )
+
+
+def _from_folders(config: DataConfig, folder: str) -> tuple[pa.Table, dict[str, int]]:
+    """List a folder per class; a first level of train|val|test is taken as the split."""
+    listing = list_archive(config.data, ListingFilter((), config.exclude), str(Path(folder) / "listing.parquet"))
+    rows = pq.read_table(listing.path, columns=["image_uri", "image_version"])
+    root = paths.canonical(config.data)
+    steps = [paths.relative(uri, root).split("/") for uri in rows["image_uri"].to_pylist()]
+    tops = {step[0] for step in steps if len(step) > 1}
+    split = bool(tops) and all(part_of_name(top) for top in tops)
+    depth = 1 if split else 0
+    stray = ["/".join(step) for step in steps if len(step) < depth + 2]
+    if stray:
+        raise UsageError(
+            f"{len(stray)} images lie outside of any class's folder, {stray[0]} among them.",
+            "Put each into the folder of its class, or leave them out with --exclude.",
+        )
+    labels = [paths.unescape_name(step[depth]) for step in steps]
+    parts = [part_of_name(step[0]) if split else None for step in steps]
+    return _with_columns(rows, labels, [None] * len(steps), parts), dict(listing.left_out)
+
+
+def _from_manifest(config: DataConfig, folder: str) -> tuple[pa.Table, dict[str, int]]:
+    """Read a manifest; `label`, `patient_id` and `split` are carried through by its reader."""
+    out = str(Path(folder) / "manifest.parquet")
+    listing = read_manifest(config.data, config.columns, config.root, out)
+    rows = pq.read_table(listing.path)
+
+    def carried(ours: str) -> list[str | None]:
+        theirs = next((name for name in (ours, config.columns.get(ours, ours)) if name in rows.column_names), None)
+        if theirs is None:
+            if ours in config.columns or ours == "label":
+                columns = [name for name in rows.column_names if name not in ("image_uri", "image_version")]
+                raise UsageError(
+                    f"The manifest {config.data} has no column {config.columns.get(ours, ours)!r} for {ours}.",
+                    f"Its further columns are {', '.join(columns) or 'none'}; say --columns {ours}=NAME.",
+                )
+            return [None] * rows.num_rows
+        return [_text(value) for value in rows[theirs].to_pylist()]
+
+    labels = carried("label")
+    empty = sum(label is None for label in labels)
+    if empty:
+        raise UsageError(f"{empty} of {len(labels)} images have an empty label.", "Label them, or leave them out.")
+    table = _with_columns(rows, labels, carried("patient_id"), _parts(carried("split")))
+    if config.exclude:
+        table = _without(table, config)
+    return table, dict(listing.left_out)
+
+
+def _text(value: object) -> str | None:
+    """A manifest's value as text; empty text is no value. Whole numbers stored as floats lose their `.0`."""
+    if value is None:
+        return None
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return text.strip() or None
+
+
+def _with_columns(
+    rows: pa.Table, labels: Sequence[str | None], people: Sequence[str | None], parts: Sequence[str | None]
+) -> pa.Table:
+    return pa.table(
+        {
+            "image_uri": rows["image_uri"],
+            "image_version": rows["image_version"],
+            "label": pa.array(labels, pa.string()),
+            "person": pa.array(people, pa.string()),
+            "part": pa.array(parts, pa.string()),
+        }
+    )
+
+
+def _parts(values: Sequence[str | None]) -> list[str | None]:
+    parts = [None if value is None else part_of_name(value) for value in values]
+    unknown = sorted({value for value, part in zip(values, parts, strict=True) if value is not None and part is None})
+    if unknown:
+        raise UsageError(f"The split {unknown[0]!r} is unknown.", "Use train, val and test.")
+    return parts
+
+
+def _refuse_parts_missing(table: pa.Table) -> None:
+    missing = table["part"].null_count
+    if 0 < missing < table.num_rows:
+        raise UsageError(
+            f"{missing} of {table.num_rows} images have no split.", "Say the split of every image, or of none."
+        )
+
+
+def _without(table: pa.Table, config: DataConfig) -> pa.Table:
+    """Leave out a manifest's images whose name or path below the root matches a pattern of --exclude."""
+    from fnmatch import fnmatchcase
+
+    def kept(uri: str) -> bool:
+        return not any(fnmatchcase(paths.name(uri), glob) or fnmatchcase(uri, glob) for glob in config.exclude)
+
+    return table.filter(pa.array([kept(uri) for uri in table["image_uri"].to_pylist()], pa.bool_()))
+
+
+def _named(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
+    """Put class names in place of labels."""
+    labels = table["label"].to_pylist()
+    if not names:
+        return table
+    there = set(labels)
+    if there != set(names):
+        wrong = sorted(there ^ set(names))[0]
+        where = "the data have no such label" if wrong in names else "it has no name"
+        raise UsageError(
+            f"--class-names and the labels do not fit: {wrong!r}, {where}.",
+            f"The labels are {', '.join(sorted(there)[:20])}.",
+        )
+    column = table.column_names.index("label")
+    return table.set_column(column, "label", pa.array([names[label] for label in labels], pa.string()))
+
+
+def _one_class_each(table: pa.Table) -> pa.Table:
+    """Keep each image once; refuse those that have two classes."""
+    first: dict[str, int] = {}
+    keep, torn = [], []
+    uris, labels = table["image_uri"].to_pylist(), table["label"].to_pylist()
+    for index, uri in enumerate(uris):
+        seen = first.setdefault(uri, index)
+        keep.append(seen == index)
+        if labels[seen] != labels[index]:
+            torn.append(f"{uri} ({labels[seen]} and {labels[index]})")
+    if torn:
+        raise UsageError(
+            f"{len(torn)} images stand in two classes, among them {'; '.join(torn[:3])}.", "Give each image one class."
+        )
+    return table.filter(pa.array(keep))
+
+
+def _grouped(table: pa.Table, config: DataConfig) -> pa.Table:
+    """Group by what the pattern finds in each path below the data's folder."""
+    pattern = re.compile(config.group_by or "")
+    root = paths.canonical(config.root or (paths.parent(config.data) if config.is_manifest else config.data))
+    groups: list[str | None] = []
+    for uri in table["image_uri"].to_pylist():
+        found = pattern.search(paths.relative(uri, root) if paths.is_inside(uri, root) else uri)
+        groups.append(None if found is None else found[1] if pattern.groups and found[1] else found[0])
+    if not any(groups):
+        raise UsageError(f"--group-by {config.group_by!r} finds nothing in any path.", "Try it on one of the paths.")
+    column = table.column_names.index("person")
+    return table.set_column(column, "person", pa.array(groups, pa.string()))
