@@ -1,0 +1,223 @@
+"""The Delta table as a file format: where it lies, how it is opened, and what its library's errors mean.
+
+Only this file and `commit` know deltalake.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from pipelines.errors import NightreadError, TryLater, UsageError
+from pipelines.storage import faults, local_files, paths
+from pipelines.storage.faults import Fault
+from pipelines.storage.settings import delta_storage_options
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+FORMAT: Final = 1
+
+_DESCRIPTION: Final = "Predictions of nightread, format {number}"
+_FORMAT_PATTERN: Final = re.compile(r"nightread, format (\d+)")
+
+# What deltalake 1.6 cannot write to (measured, character by character): it panics, or reads another folder.
+_UNWRITABLE: Final = re.compile(r"[\[\]^|\\\x00-\x1f\ud800-\udfff]|%[0-9A-Fa-f]{2}")
+
+# The library words each store's errors in its own way; the first pattern that is found decides.
+_FAULTS: Final = (
+    (re.compile(r"No space left|os error 28\b|StorageFull|File too large|os error 27\b|quota", re.I), Fault.FULL),
+    (re.compile(r"NoSuchBucket", re.I), Fault.NO_BUCKET),
+    (re.compile(r"169\.254\.169\.254|credential", re.I), Fault.NO_CREDENTIALS),
+    (
+        re.compile(r"Permission ?denied|os error (13|1|30)\b|Read-only|AccessDenied|Forbidden|\b40[13]\b|Signature", re.I),
+        Fault.DENIED,
+    ),
+    (re.compile(r"Not a directory|os error (20|21|36)\b|Is a directory|too long", re.I), Fault.WRONG_PLACE),
+)
+_LOCAL_TROUBLE: Final = re.compile(r"os error|I/O error", re.I)
+
+
+def table_uri(results: str) -> str:
+    """Where the table of a results folder lies.
+
+    Args:
+        results: A folder or bucket URI, in any spelling.
+
+    Returns:
+        `<results>/predictions`, canonical.
+
+    Raises:
+        UsageError: If the path has a character that the table's library cannot write to.
+    """
+    place = paths.canonical(results)
+    odd = _UNWRITABLE.search(place)
+    if odd:
+        raise UsageError(
+            f"The results folder {place!r} has {odd.group()!r} in its path, where no table can be kept.",
+            "Choose a folder without brackets, carets, bars, backslashes and percent codes.",
+        )
+    return paths.join(place, "predictions")
+
+
+def load_table(results: str) -> DeltaTable | None:
+    """Open the table at its newest version.
+
+    Args:
+        results: The results folder.
+
+    Returns:
+        The table, or None where there is none yet.
+
+    Raises:
+        UsageError: If a newer release wrote it, or it is no table of nightread.
+        TryLater: If storage does not answer.
+    """
+    from deltalake import DeltaTable
+    from deltalake.exceptions import TableNotFoundError
+
+    uri = table_uri(results)
+    with explained_errors(uri):
+        try:
+            table = DeltaTable(uri, storage_options=delta_storage_options(uri))
+        except TableNotFoundError:
+            return None
+    _check_format(table, uri)
+    return table
+
+
+def open_table(results: str) -> DeltaTable:
+    """Open the table at its newest version, where there must be one.
+
+    Raises:
+        UsageError: As `load_table`, and if there is no table.
+    """
+    table = load_table(results)
+    if table is None:
+        raise UsageError(
+            f"There are no predictions in {paths.canonical(results)!r}.",
+            "Check the path; the first `nightread score … --results` there makes the table.",
+        )
+    return table
+
+
+def create_table(results: str, schema: pa.Schema) -> None:
+    """Create the table; that another process was faster is fine.
+
+    Args:
+        results: The results folder.
+        schema: Its first columns.
+    """
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    from pipelines.predictions.schema import PARTITION_COLUMN
+
+    uri = table_uri(results)
+    with explained_errors(uri):
+        if paths.is_local(uri):
+            local_files.make_folder(uri)
+        try:
+            DeltaTable.create(
+                uri,
+                schema=schema,
+                mode="error",
+                partition_by=[PARTITION_COLUMN],
+                name="predictions",
+                description=_DESCRIPTION.format(number=FORMAT),
+                # A checkpoint every 20 versions keeps opening quick after years of nights. The log itself is the
+                # record of who committed what, so it outlives the 30 days that are the format's default.
+                configuration={"delta.logRetentionDuration": "interval 3650 days", "delta.checkpointInterval": "20"},
+                storage_options=delta_storage_options(uri),
+            )
+        except DeltaError:
+            if not DeltaTable.is_deltatable(uri, storage_options=delta_storage_options(uri)):
+                raise
+
+
+def table_schema(table: DeltaTable) -> pa.Schema:
+    """The table's columns with their metadata."""
+    return pa.schema(table.schema().to_arrow())
+
+
+def live_files(table: DeltaTable, results: str) -> list[str]:
+    """The Parquet files of this version: local paths, or bucket URIs, unescaped."""
+    added = pa.table(table.get_add_actions())
+    return [paths.join(table_uri(results), unquote(path)) for path in added.column("path").to_pylist()]
+
+
+def _check_format(table: DeltaTable, uri: str) -> None:
+    found = _FORMAT_PATTERN.search(table.metadata().description or "")
+    if found is None:
+        raise UsageError(f"{uri!r} is a Delta table, but none of nightread.", "Choose another results folder.")
+    if int(found[1]) > FORMAT:
+        raise UsageError(
+            f"The table {uri!r} has format {found[1]}; this release knows formats up to {FORMAT}.",
+            "Use the release of nightread that wrote it, or a later one.",
+        )
+
+
+@contextlib.contextmanager
+def explained_errors(uri: str) -> Iterator[None]:
+    """Turn errors of the table's library within the block into ones that a person can act on.
+
+    `CommitFailedError` and `TableNotFoundError` pass: they are answers, and the caller knows what to do.
+
+    Args:
+        uri: The table.
+    """
+    from deltalake.exceptions import CommitFailedError, TableNotFoundError
+
+    try:
+        yield
+    except (NightreadError, CommitFailedError, TableNotFoundError):
+        raise
+    except Exception as error:
+        explained = explain(error, uri)
+        if explained is error:
+            raise
+        raise explained from error
+    except BaseException as error:
+        # The library's Rust panics derive from BaseException; an interrupt must stay one.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise UsageError(f"{uri!r} cannot be used for a table.", "Choose another results folder.") from error
+
+
+def explain(error: Exception, uri: str) -> Exception:
+    """What a person can act on instead of an error of the table's library; the error itself if it is none of storage's."""
+    from deltalake.exceptions import DeltaProtocolError, SchemaMismatchError
+
+    text = str(error)
+    if isinstance(error, DeltaProtocolError):
+        return UsageError(
+            f"The table {uri!r} uses features of Delta Lake that this release does not know.",
+            "Use a later release of nightread.",
+        )
+    if isinstance(error, SchemaMismatchError):
+        return UsageError(f"The columns do not fit those of the table {uri!r}.", "Write to another results folder.")
+    from_library = type(error).__module__.partition(".")[0] in ("_internal", "deltalake") or isinstance(error, OSError)
+    for pattern, fault in _FAULTS:
+        if from_library and pattern.search(text):
+            return _as_exception(faults.explained(fault, uri))
+    if paths.is_bucket(uri) and (from_library or type(error) is Exception):
+        return _as_exception(faults.explained(Fault.PASSING, uri))
+    if from_library and _LOCAL_TROUBLE.search(text):
+        return _as_exception(faults.explained(Fault.PASSING, uri))
+    if isinstance(error, OSError):
+        return _as_exception(faults.translated(error, uri))
+    if from_library:
+        return TryLater(
+            f"The table {uri!r} could not be read or written ({type(error).__name__}).",
+            "Its log may be damaged or being copied; check the folder, then start the same command again.",
+        )
+    return error
+
+
+def _as_exception(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else RuntimeError(str(error))
