@@ -1,0 +1,53 @@
+# What a person or a CI runs. `make` alone lists the targets.
+SHELL := bash
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-input --constraint requirements.lock
+DIR ?= nightread-demo
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit check bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
+
+demo: .venv/.installed ## draw an archive, train a model on it and score the rest (DIR=folder)
+	$(BIN)/nightread demo "$(DIR)"
+
+test: .venv/.tests-installed ## run every check and every test (ONLY=path narrows)
+ifdef ONLY
+	$(PYTEST) $(ONLY)
+else
+	$(MAKE) --no-print-directory check
+	$(PYTEST)
+endif
+
+unit: .venv/.tests-installed ## run the tests that need no Ray, no TensorFlow and no network
+	$(PYTEST) tests/unit
+
+check: .venv/.tests-installed ## check style, types, imports and documents
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(PYTEST) --quiet tests/unit/house
+
+bench: .venv/.tests-installed ## run the benchmarks and check their answers (ONLY=path narrows)
+	$(PYTEST) --capture=no $(or $(ONLY),tests/benchmarks)
+
+clean: ## remove what the other targets made
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis nightread-demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The project itself is installed editable, so that its tests and Ray's workers run this checkout's files.
+.venv/.installed: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo 'nightread needs Python 3.11, 3.12 or 3.13; PYTHON=… names another than $(PYTHON)' >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.tests-installed: .venv/.installed
+	$(PIP) --editable '.[test]'
+	@touch $@
