@@ -106,7 +106,6 @@ class ScoreConfig:
         retry_failed: Plan images again that failed for a reason that lies in them.
         fail_threshold: When the exit code becomes 3.
         allow_empty: An archive without one file is no error.
-        decode_seconds: Time limit of decoding one image.
         who: What `run.json` says of the command: user, host, command line, versions.
     """
 
@@ -126,7 +125,6 @@ class ScoreConfig:
     retry_failed: bool = False
     fail_threshold: FailThreshold = FailThreshold("1%", 0.01, None)
     allow_empty: bool = False
-    decode_seconds: float = 60.0
     who: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -145,8 +143,6 @@ class ScoreConfig:
             raise UsageError("--columns names a manifest's columns, and this archive is no manifest.", "Leave it out.")
         if self.root is not None and not self.is_manifest:
             raise UsageError("--root belongs to a manifest, and this archive is no manifest.", "Leave it out.")
-        if not self.decode_seconds > 0:
-            raise UsageError(f"A decoding time of {self.decode_seconds} s is not positive.")
 
     @property
     def is_manifest(self) -> bool:

@@ -24,7 +24,6 @@ from pipelines.scoring.scorer import FeatureMaker, Receipt, ShardWork
 from pipelines.storage import files
 
 SHARD_SIZE = 32
-DECODE_SECONDS = 60.0
 
 
 def compute_features(
@@ -60,7 +59,7 @@ def compute_features(
         plan = PlanFile(handle)
         missing = parts.missing_shards(folder, plan)
         if missing:
-            work = ShardWork(folder, _session(), input_size, io, FeatureMaker(size), DECODE_SECONDS)
+            work = ShardWork(folder, _session(), input_size, io, FeatureMaker(size))
             with connect() as cluster:
                 _score(work, feature_model, missing, plan, cluster.cpus, tell)
         tables = [parts.read_part(folder, shard) for shard in range(plan.shards)]

@@ -65,11 +65,13 @@ class Gate:
         return RunCounts(self._rows - self._failed.total(), dict(self._failed))
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        """Record batches of the schema.
+        """Record batches of the schema; each pass reads, compares and counts anew.
 
         Raises:
             PartMissing: At the first shard whose part is missing, broken, or differs from the plan.
         """
+        self._rows, self.multi_frame, self.complete = 0, 0, False
+        self._failed.clear()
         try:
             with ThreadPoolExecutor(PART_READERS, thread_name_prefix="part") as pool:
                 for group in range(len(self._plan.groups)):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO
 
@@ -20,7 +22,8 @@ def next_attempt(folder: RunFolder, shard: int, session: int) -> int:
     Attempts are counted for each driver on its own: a night that is killed five times blames no image.
     """
     attempt = 1
-    while not files.create_exclusive(folder.marker(shard, session, attempt), b""):
+    whose = f"{os.getpid()} {secrets.token_hex(8)}".encode()
+    while not files.create_exclusive(folder.marker(shard, session, attempt), whose):
         attempt += 1
     return attempt
 

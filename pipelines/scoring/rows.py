@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipelines.errors import ImageFailure
 from pipelines.images.preprocess import Prepared
 from pipelines.models.bundle import Bundle
+from pipelines.predictions.schema import class_column
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ def _answer_columns(outcomes: Sequence[Outcome], context: RowContext) -> dict[st
         "p_positive": pa.array(positive, pa.float32(), mask=missing),
         "decision": pa.array([bundle.decision(float(p)) for p in positive], pa.string(), mask=missing),
     }
-    for index, column in enumerate(bundle.class_columns):
-        columns[column] = pa.array(np.ascontiguousarray(probabilities[:, index]), pa.float32(), mask=missing)
+    for index, name in enumerate(bundle.classes):
+        columns[class_column(name)] = pa.array(np.ascontiguousarray(probabilities[:, index]), pa.float32(), mask=missing)
     return columns
 
 

@@ -295,7 +295,6 @@ class _Job:
             input_size=night.bundle.input_size,
             io=io,
             make_rows=PredictionMaker(context),
-            decode_seconds=night.config.decode_seconds,
         )
         done = plan.images - plan.images_of(missing)
         tally = Tally(plan.images, done, min(most, len(missing)))

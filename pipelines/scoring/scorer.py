@@ -30,6 +30,8 @@ from pipelines.storage.reading import Blob, ImageReader
 READ_THREADS = 8
 READ_AHEAD = 8
 LARGEST_FILE = 512 * 1024 * 1024
+# The largest picture that the limits allow takes a few seconds; what takes longer hangs.
+DECODE_SECONDS = 30.0
 # From the second attempt on images are decoded in a child process; after the last one the shard becomes rows.
 ATTEMPTS = 4
 
@@ -95,7 +97,6 @@ class ShardWork:
         input_size: Side of the model's input in pixels.
         io: What goes into the model and what comes out.
         make_rows: From outcomes to the part's rows.
-        decode_seconds: Time limit of decoding one image.
     """
 
     folder: RunFolder
@@ -103,7 +104,6 @@ class ShardWork:
     input_size: int
     io: ScorerIO
     make_rows: RowMaker
-    decode_seconds: float
 
 
 def read_ahead(reader: ImageReader, uris: list[str], pool: ThreadPoolExecutor) -> Iterator[Future[Blob]]:
@@ -195,7 +195,7 @@ class ShardScorer:
         return _receipt(shard, rows, started, actor)
 
     def _prepare_here(self, data: bytes) -> Prepared:
-        with deadly_alarm(self._work.decode_seconds):
+        with deadly_alarm(DECODE_SECONDS):
             return self._prepare(data)
 
     def _outcomes(self, images: pa.Table, prepare: Callable[[bytes], Prepared]) -> list[Outcome]:
@@ -203,7 +203,7 @@ class ShardScorer:
         return [score_image(blob, prepare, self._kernel) for blob in read_ahead(self._reader, uris, self._threads)]
 
     def _outcomes_in_child(self, images: pa.Table) -> list[Outcome]:
-        child = DecodeChild(self._work.input_size, self._work.decode_seconds)
+        child = DecodeChild(self._work.input_size, DECODE_SECONDS)
         try:
             return self._outcomes(images, child.prepare)
         finally:

@@ -1,0 +1,81 @@
+"""The figures of a scoring command."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipelines.scoring.config import FailThreshold
+from pipelines.scoring.report import RunCounts, ScoreReport, Tally
+from pipelines.scoring.scorer import Receipt
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def receipt(shard: int, actor: str, images: int = 10, failed: int = 0) -> Receipt:
+    return Receipt(shard, images, {"truncated": failed} if failed else {}, 0.1, actor)
+
+
+def test_steady_rate_starts_when_every_actor_has_answered() -> None:
+    clock = Clock()
+    tally = Tally(60, 0, actors=2, clock=clock)
+    for second, shard, actor in ((5, 0, "a"), (6, 1, "a"), (9, 2, "b"), (11, 3, "a"), (13, 4, "b")):
+        clock.now = 100.0 + second
+        assert tally.add(receipt(shard, actor))
+    # From second 9 to second 13, shards 3 and 4.
+    assert tally.steady_rate == pytest.approx(20 / 4)
+
+
+def test_no_rate_without_receipts_in_between() -> None:
+    clock = Clock()
+    tally = Tally(20, 0, actors=2, clock=clock)
+    assert tally.steady_rate is None
+    clock.now += 1
+    tally.add(receipt(0, "a"))
+    assert tally.steady_rate is None
+    clock.now += 1
+    tally.add(receipt(1, "b"))
+    assert tally.steady_rate is None
+
+
+def test_a_shard_counts_once() -> None:
+    clock = Clock()
+    tally = Tally(100, 30, actors=1, clock=clock)
+    clock.now += 2
+    assert tally.add(receipt(0, "a", failed=2))
+    assert not tally.add(receipt(0, "b", failed=2))
+    progress = tally.progress()
+    assert (progress.done, progress.total, progress.failed) == (40, 100, 2)
+    assert progress.images_per_second == pytest.approx(5)
+    assert progress.seconds_left == pytest.approx(12)
+
+
+def test_counts_add_up() -> None:
+    both = RunCounts(5, {"truncated": 1}) + RunCounts(7, {"truncated": 2, "storage": 1})
+    assert both == RunCounts(12, {"truncated": 3, "storage": 1})
+    assert (both.failed, both.images) == (4, 16)
+
+
+@pytest.mark.parametrize(
+    ("counts", "unlistable", "threshold", "code"),
+    [
+        (RunCounts(100, {}), (), "1%", 0),
+        (RunCounts(99, {"truncated": 1}), (), "1%", 0),
+        (RunCounts(98, {"truncated": 2}), (), "1%", 3),
+        (RunCounts(0, {}), ("/archive/closed",), "1%", 3),
+        (RunCounts(500, {}), ("/archive/closed",), "1%", 0),
+        (RunCounts(500, {}), ("/archive/closed",), "0", 3),
+    ],
+)
+def test_exit_code(counts: RunCounts, unlistable: tuple[str, ...], threshold: str, code: int) -> None:
+    report = ScoreReport("/r", counts=counts, unlistable=unlistable, threshold=FailThreshold.parse(threshold))
+    assert report.exit_code == code
+    answer = json.loads(json.dumps(report.as_json()))
+    assert answer["exit_code"] == code and answer["failed"] == counts.failed
