@@ -108,7 +108,7 @@ def check_name(name: str) -> str:
 
 
 def is_version(name: str) -> bool:
-    """Whether a folder's name is that of a version: v1, v2 …"""
+    """Whether a folder's name is that of a version: v1, v2 and so on."""
     return _VERSION.fullmatch(name) is not None
 
 

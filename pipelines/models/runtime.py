@@ -81,6 +81,12 @@ class ScorerIO:
             and self.offset == (0.0, 0.0, 0.0)
         )
 
+    @property
+    def answers_probabilities_as_they_are(self) -> bool:
+        """True where nothing is left to do with what the model answers."""
+        plain = self.output_quantisation is None and self.temperature == 1.0 and not self.sigmoid_unit
+        return self.outputs == "probabilities" and plain
+
     def to_json(self) -> dict[str, Any]:
         """The plain values that `from_json` takes."""
         return asdict(self)
@@ -136,6 +142,7 @@ class Scorer:
         self._input = int(details["index"])
         self._output = int(interpreter.get_output_details()[0]["index"])
         self._batch = None if io.pixels_go_in_unchanged else np.empty(shape, dtype=io.input_dtype)
+        self._ready = io.answers_probabilities_as_they_are
         self._table = None if io.pixels_go_in_unchanged else _pixel_table(io)
         self._check_tensors()
 
@@ -190,16 +197,12 @@ class Scorer:
     def _finish(self, answer: npt.NDArray[Any]) -> Vector:
         """From what the graph answers [units] to float32 [K]."""
         io = self.io
-        if (
-            io.outputs == "probabilities"
-            and io.output_quantisation is None
-            and io.temperature == 1.0
-            and not io.sigmoid_unit
-        ):
+        if self._ready:
             return answer.astype(np.float32, copy=False)
-        real = answer.astype(np.float64)
+        real: npt.NDArray[np.float64] = answer.astype(np.float64)
         if io.output_quantisation is not None:
-            real = io.output_quantisation.scale * (real - io.output_quantisation.zero_point)
+            step, zero = io.output_quantisation.scale, io.output_quantisation.zero_point
+            real = np.multiply(real - zero, step)
         if io.outputs == "features":
             return real.astype(np.float32)
         return _probabilities(real, io).astype(np.float32)
@@ -208,13 +211,16 @@ class Scorer:
 def _pixel_table(io: ScorerIO) -> npt.NDArray[Any]:
     """What each of the 256 pixel values of each channel becomes: [3, 256] of the model's input type."""
     values = np.arange(256, dtype=np.float64)
-    real = values[np.newaxis, :] * np.array(io.scale)[:, np.newaxis] + np.array(io.offset)[:, np.newaxis]
+    real: npt.NDArray[np.float64] = (
+        values[np.newaxis, :] * np.array(io.scale)[:, np.newaxis] + np.array(io.offset)[:, np.newaxis]
+    )
     if io.input_dtype == "float32":
         return real.astype(np.float32)
     if io.input_quantisation is not None:
         real = real / io.input_quantisation.scale + io.input_quantisation.zero_point
     limits = np.iinfo(io.input_dtype)
-    return np.clip(np.rint(real), limits.min, limits.max).astype(io.input_dtype)
+    whole: npt.NDArray[Any] = np.clip(np.rint(real), limits.min, limits.max).astype(io.input_dtype)
+    return whole
 
 
 def _probabilities(answer: npt.NDArray[np.float64], io: ScorerIO) -> npt.NDArray[np.float64]:
