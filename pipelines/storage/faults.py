@@ -128,10 +128,7 @@ def explained(fault: Fault, uri: str) -> NightreadError | FileNotFoundError:
         return FileNotFoundError(errno.ENOENT, "no such file", uri)
     bucket = paths.is_bucket(uri)
     if fault is Fault.NO_BUCKET:
-        return UsageError(
-            f"The bucket of {uri!r} does not exist.",
-            "Correct its name, or point AWS_ENDPOINT_URL at the store that has it.",
-        )
+        return UsageError(f"The bucket of {uri!r} does not exist.", "Correct its name or AWS_ENDPOINT_URL.")
     if fault is Fault.NO_CREDENTIALS:
         return UsageError(
             f"No S3 credentials were found for {uri!r}.",
@@ -166,7 +163,7 @@ def with_retries(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Result:
-    """Call until it succeeds, or fails for good: ten tries begun within 12 seconds, exponential pauses with full jitter.
+    """Call until it succeeds or fails for good: ten tries, begun within 12 seconds, pauses with full jitter.
 
     Args:
         action: May be called several times.

@@ -46,7 +46,7 @@ def open_input(uri: str) -> Iterator[IO[bytes]]:
     """
     place = paths.canonical(uri)
     if paths.is_local(place):
-        handle = _do(place, lambda: open(place, "rb"))
+        handle = _do(place, lambda: Path(place).open("rb"))  # noqa: SIM115 - the `with` is below
     else:
         handle = _do(place, lambda: fsspec_filesystem(place).open(place, "rb"))
     with handle:

@@ -1,0 +1,289 @@
+"""Every file below a root, as a stream of Arrow batches: local folders, S3 buckets, other fsspec places.
+
+Locally a folder's files and sub-folders come in the order of their names, unless it has more than 65,536 entries:
+those come as the file system gives them, so that memory stays flat. Keys of a bucket come in the order of the bucket.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.errors import UsageError
+from pipelines.storage import faults, paths
+from pipelines.storage.bucket_listing import list_bucket
+from pipelines.storage.faults import Fault
+from pipelines.storage.reading import other_version
+from pipelines.storage.settings import S3Settings, fsspec_filesystem, open_store
+
+BATCH_FILES = 8192
+SORTED_ENTRIES = 65_536
+
+# Reasons that `on_error` is given. The first two are of folders whose content is unknown.
+PERMISSION = "permission"
+STORAGE = "storage"
+SPECIAL = "special"
+LINK_OUTSIDE = "link_outside"
+LINK_BROKEN = "link_broken"
+LINK_LOOP = "link_loop"
+UNLISTABLE = frozenset((PERMISSION, STORAGE))
+
+OnError = Callable[[str, str], None]
+EnterFolder = Callable[[str, str], bool]
+
+
+@dataclass(frozen=True)
+class FileBatch:
+    """Some files, 8,192 at most.
+
+    Attributes:
+        uris: string; canonical and escaped image URIs.
+        versions: string; see `reading`.
+        sizes: int64; bytes.
+    """
+
+    uris: pa.StringArray
+    versions: pa.StringArray
+    sizes: pa.Int64Array
+
+
+def root_uri(root: str) -> str:
+    """Return the canonical, escaped URI of a root that a person typed: every listed URI begins with it."""
+    return paths.escape_name(paths.canonical(root))
+
+
+def check_root(root: str) -> None:
+    """Make sure that there is something to list.
+
+    Raises:
+        UsageError: The folder or bucket does not exist, is no folder, or may not be listed.
+        TryLater: Storage does not answer.
+    """
+    place = paths.canonical(root)
+    try:
+        if paths.is_bucket(place):
+            bucket, prefix = paths.split_bucket(place)
+            next(iter(open_store(bucket, S3Settings.from_environment()).list(prefix or None, chunk_size=1)), None)
+        elif paths.is_local(place):
+            if not stat.S_ISDIR(os.stat(place).st_mode):
+                raise UsageError(f"{root!r} is a file.", "Give a folder, or a manifest (.csv or .parquet).")
+            os.scandir(place).close()
+        elif not fsspec_filesystem(place).isdir(place):
+            raise FileNotFoundError(place)
+    except UsageError:
+        raise
+    except Exception as error:
+        fault = faults.fault_of(error)
+        if fault is Fault.BAD_KEY:
+            return
+        if fault is Fault.MISSING:
+            raise UsageError(f"{root!r} does not exist.", "Check the name, and that the share is mounted.") from None
+        raise faults.translated(error, place) from None
+
+
+def list_files(root: str, on_error: OnError, enter: EnterFolder | None = None) -> Iterator[FileBatch]:
+    """List all files below a root, folder by folder.
+
+    Args:
+        root: A folder as a person typed it (not escaped), or a URI.
+        on_error: Called with (escaped URI, reason) for a folder that cannot be listed (`UNLISTABLE`), and for what is
+            no file: sockets, pipes and devices (`special`), links that lead out of the root (`link_outside`), to
+            nothing (`link_broken`) or to a folder that is being or was already followed (`link_loop`).
+        enter: Called with (escaped URI, name) of each local sub-folder; False leaves it out with all in it. Buckets
+            have no folders to leave out.
+
+    Yields:
+        Batches in listing order. Links to files and folders under the root's real path are followed.
+
+    Raises:
+        UsageError: The root does not exist or may not be listed.
+        TryLater: Storage does not answer.
+    """
+    check_root(root)
+    place = paths.canonical(root)
+    if paths.is_bucket(place):
+        bucket, prefix = paths.split_bucket(place)
+        for uris, versions, sizes in list_bucket(bucket, prefix, S3Settings.from_environment(), BATCH_FILES):
+            yield FileBatch(uris, versions, sizes)
+    elif paths.is_local(place):
+        yield from _Walk(place, on_error, enter).batches()
+    else:
+        yield from _list_other(place, on_error)
+
+
+class _Walk:
+    """One walk through a local tree."""
+
+    def __init__(self, root: str, on_error: OnError, enter: EnterFolder | None) -> None:
+        self._root = root
+        self._real_root = os.path.realpath(root)
+        self._on_error = on_error
+        self._enter = enter
+        self._followed: set[tuple[int, int]] = set()
+        self._open: list[tuple[str, Iterator[os.DirEntry[str]]]] = []
+        self._uris: list[str] = []
+        self._sizes: list[int] = []
+        self._times: list[int] = []
+
+    def batches(self) -> Iterator[FileBatch]:
+        self._push(self._root)
+        while self._open:
+            folder, entries = self._open[-1]
+            prefix = folder if folder.endswith("/") else folder + "/"
+            if self._read_some(prefix, entries):
+                self._open.pop()
+            if len(self._uris) >= BATCH_FILES:
+                yield self._flush()
+        if self._uris:
+            yield self._flush()
+
+    def _read_some(self, prefix: str, entries: Iterator[os.DirEntry[str]]) -> bool:
+        """Take files until the batch is full or a sub-folder was entered; True at the folder's end."""
+        uris, sizes, times = self._uris, self._sizes, self._times
+        room = BATCH_FILES - len(uris)
+        try:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False):
+                    status = entry.stat(follow_symlinks=False)
+                    uris.append(prefix + entry.name)
+                    sizes.append(status.st_size)
+                    times.append(status.st_mtime_ns)
+                    room -= 1
+                    if not room:
+                        return False
+                elif self._is_entered(prefix + entry.name, entry):
+                    return False
+        except FileNotFoundError:
+            # Gone between being seen and being asked: it was never listed.
+            return False
+        except OSError as error:
+            self._unlistable(prefix, error)
+        return True
+
+    def _is_entered(self, path: str, entry: os.DirEntry[str]) -> bool:
+        """Deal with what is no plain file; True where the walk went into a folder."""
+        if entry.is_symlink():
+            return self._follow(path, entry.name)
+        if not entry.is_dir(follow_symlinks=False):
+            self._on_error(paths.escape_name(path), SPECIAL)
+            return False
+        return self._wants(path, entry.name) and self._push(path)
+
+    def _follow(self, path: str, name: str) -> bool:
+        try:
+            target = os.path.realpath(path, strict=True)
+            status = os.stat(path)
+        except FileNotFoundError:
+            self._on_error(paths.escape_name(path), LINK_BROKEN)
+            return False
+        except OSError as error:
+            denied = faults.fault_of(error) is Fault.DENIED
+            self._on_error(paths.escape_name(path), LINK_OUTSIDE if denied else LINK_LOOP)
+            return False
+        if target != self._real_root and not paths.is_inside(target, self._real_root):
+            self._on_error(paths.escape_name(path), LINK_OUTSIDE)
+        elif stat.S_ISREG(status.st_mode):
+            self._uris.append(path)
+            self._sizes.append(status.st_size)
+            self._times.append(status.st_mtime_ns)
+        elif not stat.S_ISDIR(status.st_mode):
+            self._on_error(paths.escape_name(path), SPECIAL)
+        else:
+            return self._wants(path, name) and self._follow_folder(path, target, (status.st_dev, status.st_ino))
+        return False
+
+    def _follow_folder(self, path: str, target: str, inode: tuple[int, int]) -> bool:
+        # Once for each target: folders that link to one another would otherwise be walked in every order.
+        if inode in self._followed or self._is_above(target, path):
+            self._on_error(paths.escape_name(path), LINK_LOOP)
+            return False
+        self._followed.add(inode)
+        return self._push(path)
+
+    @staticmethod
+    def _is_above(target: str, path: str) -> bool:
+        where = os.path.realpath(os.path.dirname(path))
+        return where == target or paths.is_inside(where, target)
+
+    def _wants(self, path: str, name: str) -> bool:
+        return self._enter is None or self._enter(paths.escape_name(path), paths.escape_name(name))
+
+    def _push(self, path: str) -> bool:
+        try:
+            self._open.append((path, _in_order(os.scandir(path))))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self._unlistable(path, error)
+            return False
+        return True
+
+    def _unlistable(self, path: str, error: OSError) -> None:
+        denied = faults.fault_of(error) is Fault.DENIED
+        self._on_error(paths.escape_name(path.rstrip("/")) or "/", PERMISSION if denied else STORAGE)
+
+    def _flush(self) -> FileBatch:
+        sizes, times = pa.array(self._sizes, pa.int64()), pa.array(self._times, pa.int64())
+        versions = pc.binary_join_element_wise(sizes.cast(pa.string()), times.cast(pa.string()), "-")
+        batch = FileBatch(_escaped_array(self._uris), versions, sizes)
+        self._uris.clear()
+        self._sizes.clear()
+        self._times.clear()
+        return batch
+
+
+def _in_order(entries: Any) -> Iterator[os.DirEntry[str]]:
+    """Give a folder's entries by name, or as they come where there are too many to hold."""
+    with entries:
+        held: list[os.DirEntry[str]] = []
+        for entry in entries:
+            held.append(entry)
+            if len(held) == SORTED_ENTRIES:
+                yield from held
+                held = []
+                yield from entries
+        held.sort(key=_name_of)
+        # Handed out from the end, so that each entry is let go as soon as it is done with.
+        held.reverse()
+        while held:
+            yield held.pop()
+
+
+def _name_of(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _escaped_array(uris: list[str]) -> pa.StringArray:
+    try:
+        array = pa.array(uris, pa.string())
+    except UnicodeEncodeError:
+        return pa.array([paths.escape_name(uri) for uri in uris], pa.string())
+    return pc.replace_substring(array, "\\", "\\\\") if pc.any(pc.match_substring(array, "\\")).as_py() else array
+
+
+def _list_other(place: str, on_error: OnError) -> Iterator[FileBatch]:
+    file_system = fsspec_filesystem(place)
+    kind = paths.scheme(place)
+
+    def failed(error: OSError) -> None:
+        on_error(paths.escape_name(place), PERMISSION if faults.fault_of(error) is Fault.DENIED else STORAGE)
+
+    uris: list[str] = []
+    versions: list[str] = []
+    sizes: list[int] = []
+    for _, _, found in file_system.walk(place, detail=True, on_error=failed):
+        for info in found.values():
+            uris.append(f"{kind}://{str(info['name']).split('://', 1)[-1].lstrip('/')}")
+            versions.append(other_version(info))
+            sizes.append(int(info["size"] or 0))
+            if len(uris) == BATCH_FILES:
+                yield FileBatch(_escaped_array(uris), pa.array(versions, pa.string()), pa.array(sizes, pa.int64()))
+                uris, versions, sizes = [], [], []
+    if uris:
+        yield FileBatch(_escaped_array(uris), pa.array(versions, pa.string()), pa.array(sizes, pa.int64()))
