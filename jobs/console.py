@@ -207,7 +207,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, decimal.Decimal):
-        return plain(int(value) if value.is_finite() and value == value.to_integral_value() else float(value))
+        if not value.is_finite():
+            return None
+        return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
@@ -260,8 +262,7 @@ def _terminal_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right
         table.add_row(*(Text(cell) for cell in row))
     page = io.StringIO()
     width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
-    colours = None if "NO_COLOR" in os.environ else "standard"
-    RichConsole(file=page, width=width, force_terminal=True, color_system=colours).print(table)
+    RichConsole(file=page, width=width, force_terminal=True, no_color="NO_COLOR" in os.environ).print(table)
     return page.getvalue()
 
 

@@ -24,7 +24,15 @@ def _only_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return real_import(name, globals, locals, fromlist, level)
 
     monkeypatch.setattr(builtins, "__import__", light_import)
-    monkeypatch.setattr(time, "sleep", _refuse("sleep"))
+    real_sleep = time.sleep
+
+    def no_sleep(seconds: float) -> None:
+        caller = sys._getframe(1)
+        if _is_ours(caller.f_globals):  # waiting for a child process sleeps in the standard library
+            raise AssertionError("a unit test may not sleep")
+        real_sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", no_sleep)
     for method in ("connect", "connect_ex", "bind", "sendto"):
         monkeypatch.setattr(socket.socket, method, _refuse(f"call socket.{method}"))
     loaded = {name for name in TOO_HEAVY if name in sys.modules}

@@ -1,0 +1,258 @@
+"""`nightread doctor`: is everything here that a night needs?"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.console import Console, JsonOption
+from pipelines.errors import NightreadError, UsageError
+
+LIBRARIES = (
+    "ray", "ai-edge-litert", "tensorflow", "keras", "pyarrow", "deltalake", "duckdb", "obstore", "s3fs",
+    "simplejpeg", "opencv-python-headless", "pillow",
+)  # fmt: skip
+GIB = 1 << 30
+MEMORY_FOR_RAY = 1.0 * GIB
+MEMORY_PER_CORE = 0.4 * GIB
+TEMPORARY_SPACE = 1.0 * GIB
+RESULTS_SPACE = 1.0 * GIB
+
+# What kernel_check.tflite, a convolution over 8x8 pixels, answers for the pixels 0, 1, 2, ….
+KERNEL_SIDE = 8
+KERNEL_ANSWERS = (140.96248, 175.55624)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one look at this machine found.
+
+    Attributes:
+        name: What was looked at.
+        good: Whether it will do.
+        found: What was found.
+        cure: What to do where it will not.
+        needed: False where a night can do without it.
+    """
+
+    name: str
+    good: bool
+    found: str
+    cure: str = ""
+    needed: bool = True
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("doctor")(doctor)
+
+
+def doctor(
+    results: Annotated[str | None, typer.Option(help="Also try whether this folder or URI can hold results.")] = None,
+    address: Annotated[str, typer.Option(help="The Ray to try: local, auto or HOST:PORT.")] = "local",
+    json: JsonOption = False,
+) -> int:
+    """Look whether this machine has what a night needs; each line is good or comes with its cure."""
+    console = Console(json)
+    checks: list[Check] = []
+    for check in examine(results, address):
+        checks.append(replace(check, cure="") if check.good else check)
+        if not json:
+            show(console, check)
+    exit_code = 0 if all(check.good for check in checks if check.needed) else UsageError.exit_code
+    console.result({"checks": checks, "exit_code": exit_code}, _verdict(checks))
+    return exit_code
+
+
+def examine(results: str | None, address: str) -> Iterator[Check]:
+    """Look at one thing after the other.
+
+    Args:
+        results: Folder or URI in which a probe is written, read and deleted; None leaves that out.
+        address: The Ray that is started or joined.
+    """
+    yield _python()
+    yield from _libraries()
+    yield _cores()
+    yield _memory()
+    yield _temporary_folder()
+    yield _kernel()
+    yield _weights()
+    if results is not None:
+        yield _results(results)
+    yield _ray(address)
+
+
+def show(console: Console, check: Check) -> None:
+    """Print a check as one line, and its cure below it where it has one to give."""
+    mark = "ok  " if check.good else ("FAIL" if check.needed else "note")
+    console.say(f"{mark}  {check.name:<16} {check.found}")
+    if check.cure and not check.good:
+        console.say(f"      {'':<16} {check.cure}")
+
+
+def _verdict(checks: list[Check]) -> str:
+    bad = [check.name for check in checks if check.needed and not check.good]
+    return f"\nNot ready: {', '.join(bad)}." if bad else "\nReady."
+
+
+def _python() -> Check:
+    found = f"Python {sys.version.split()[0]}, nightread {metadata.version('nightread')}, {sys.platform}"
+    good = sys.platform == "linux" and (3, 11) <= sys.version_info[:2] <= (3, 13)
+    return Check("versions", good, found, "Use Linux (or WSL2) with Python 3.11, 3.12 or 3.13.")
+
+
+def _libraries() -> Iterator[Check]:
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Check("libraries", False, f"{name} is not installed", "pip install -c requirements.lock .")
+    yield Check("libraries", True, ", ".join(f"{name} {version}" for name, version in versions.items()))
+
+
+def _cores() -> Check:
+    from cluster.session import usable_cores
+
+    return Check("cores", True, str(usable_cores()))
+
+
+def _memory() -> Check:
+    from cluster.session import usable_cores
+
+    free = _available_memory()
+    needed = MEMORY_FOR_RAY + MEMORY_PER_CORE * usable_cores()
+    found = f"{free / GIB:.1f} GiB free, {needed / GIB:.1f} GiB needed to score on every core"
+    return Check("memory", free >= needed, found, "Stop other programs, or score with fewer actors: --actors N.")
+
+
+def _available_memory() -> float:
+    """Bytes that may still be used: what the kernel calls available, cut by the container's limit."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    free = float(next(int(line[1]) for line in lines if line[0] == "MemAvailable:") * 1024)
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except OSError:
+        return free
+    return free if limit == "max" else min(free, float(int(limit) - used))
+
+
+def _temporary_folder() -> Check:
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    cure = "Make room there, or set TMPDIR to a folder on a larger disk."
+    return Check("temporary disk", free >= TEMPORARY_SPACE, f"{folder}: {free / GIB:.1f} GiB free", cure)
+
+
+def _kernel() -> Check:
+    """Let LiteRT score a model whose answer is known."""
+    cure = "Reinstall ai-edge-litert in the version of requirements.lock; the processor may lack what it needs."
+    try:
+        from pipelines.models.runtime import Scorer, ScorerIO
+
+        io = ScorerIO(KERNEL_SIDE, len(KERNEL_ANSWERS), input_dtype="float32", outputs="features")
+        scorer = Scorer(Path(__file__).with_name("kernel_check.tflite").read_bytes(), io)
+        import numpy as np
+
+        pixels = np.arange(KERNEL_SIDE * KERNEL_SIDE * 3, dtype=np.uint8).reshape(KERNEL_SIDE, KERNEL_SIDE, 3)
+        answers = scorer(pixels)
+        good = bool(np.allclose(answers, KERNEL_ANSWERS, rtol=1e-4))
+    except (ImportError, OSError, RuntimeError, ValueError, NightreadError) as error:
+        return Check("LiteRT", False, _first_line(error), cure)
+    found = "answers as it should" if good else f"answers {answers.tolist()}, not {list(KERNEL_ANSWERS)}"
+    return Check("LiteRT", good, found, cure)
+
+
+def _weights() -> Check:
+    from pipelines.models.weights import FOLDER_VARIABLE, weight_folders
+
+    folders = [str(folder) for folder in weight_folders()]
+    files = [path.name for folder in folders for path in sorted(Path(folder).glob("*.h5"))]
+    if files:
+        return Check("ImageNet weights", True, ", ".join(files), needed=False)
+    return Check(
+        "ImageNet weights",
+        False,
+        f"none in {' or '.join(folders)}",
+        f"Only training needs them: it fetches them where there is internet, else put them into {FOLDER_VARIABLE}, "
+        "or train with --weights none.",
+        needed=False,
+    )
+
+
+def _results(results: str) -> Check:
+    """Create, refuse to create again, read and delete: what the lease and the commit stand on."""
+    from pipelines.storage import files, paths
+
+    cure = "Name another folder with --results, or ask for the right to create and delete there."
+    try:
+        place = paths.canonical(results)
+        existed = files.exists(place)
+        probe = paths.join(place, f".nightread-probe-{secrets.token_hex(8)}")
+        try:
+            sound = _create_once(probe)
+        finally:
+            files.delete(probe)
+            if not existed and not paths.is_bucket(place):
+                files.delete_tree(place)
+    except NightreadError as error:
+        return Check("results", False, error.message, error.cure or cure)
+    except OSError as error:
+        return Check("results", False, _first_line(error), cure)
+    if not sound:
+        found = f"{results}: a file that exists can be created once more"
+        return Check("results", False, found, "Keep results on a disk, or on a store with conditional writes.")
+    return _room_for_results(results, place)
+
+
+def _create_once(probe: str) -> bool:
+    """Whether creating is exclusive there and reads give back what was written."""
+    from pipelines.storage import files
+
+    first, second = secrets.token_bytes(16), secrets.token_bytes(16)
+    return (
+        files.create_exclusive(probe, first)
+        and not files.create_exclusive(probe, second)
+        and files.read_bytes(probe) == first
+    )
+
+
+def _room_for_results(results: str, place: str) -> Check:
+    from pipelines.storage import paths
+
+    found = f"{results}: create, read and delete work"
+    if paths.is_bucket(place) or "://" in place:
+        return Check("results", True, found)
+    nearest = next(folder for folder in (Path(place), *Path(place).parents) if folder.exists())
+    free = shutil.disk_usage(nearest).free
+    return Check("results", free >= RESULTS_SPACE, f"{found}, {free / GIB:.1f} GiB free", "Make room on that disk.")
+
+
+def _ray(address: str) -> Check:
+    from cluster.session import start_or_join
+
+    begun = time.monotonic()
+    try:
+        with start_or_join(address) as size:
+            found = f"{size.cpus} CPUs, answered after {time.monotonic() - begun:.1f} s"
+    except NightreadError as error:
+        return Check("Ray", False, error.message, error.cure)
+    return Check("Ray", True, found)
+
+
+def _first_line(error: BaseException) -> str:
+    name = type(error).__name__
+    text = str(error).strip().splitlines()
+    return f"{name}: {text[0]}" if text else name
