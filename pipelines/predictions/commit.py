@@ -193,7 +193,7 @@ def _check_types(table: DeltaTable, schema: pa.Schema) -> None:
     known = {field.name.lower(): field for field in table_schema(table)}
     for field in schema:
         there = known.get(field.name.lower())
-        if there is None or there.type == field.type and there.name == field.name:
+        if there is None or (there.type == field.type and there.name == field.name):
             continue
         if there.name != field.name:
             raise UsageError(

@@ -86,7 +86,9 @@ _AFTER_CLASSES: Final = (
     Column("scored_date", pa.date32(), "The UTC day on which the run began; the table is partitioned by it."),
 )
 
-_CLASS_MEANING: Final = "The calibrated probability of the class {name}, from 0 to 1; null where the model does not know it."
+_CLASS_MEANING: Final = (
+    "The calibrated probability of the class {name}, from 0 to 1; null where the model does not know it."
+)
 _CARRIED_MEANING: Final = "Carried over from the manifest."
 
 OUR_COLUMNS: Final[tuple[str, ...]] = tuple(column.name for column in (*_BEFORE_CLASSES, *_AFTER_CLASSES))
@@ -174,7 +176,9 @@ def check_carried_names(names: Iterable[str]) -> None:
         low = name.lower()
         cure = f"Carry it under another name: --columns OTHER_NAME={name}."
         if not name or any(ord(letter) < 32 for letter in name):
-            raise UsageError(f"The manifest has a column with the name {name!r}, which no table can hold.", "Rename it.")
+            raise UsageError(
+                f"The manifest has a column with the name {name!r}, which no table can hold.", "Rename it."
+            )
         if low in _RESERVED:
             raise UsageError(f"The manifest's column {name!r} has a name that the table uses itself.", cure)
         if low.startswith(_CLASS_PREFIX):
@@ -183,7 +187,9 @@ def check_carried_names(names: Iterable[str]) -> None:
                 cure,
             )
         if low in seen:
-            raise UsageError(f"The manifest's columns {seen[low]!r} and {name!r} differ in upper and lower case only.", cure)
+            raise UsageError(
+                f"The manifest's columns {seen[low]!r} and {name!r} differ in upper and lower case only.", cure
+            )
         seen[low] = name
 
 
@@ -225,9 +231,9 @@ def column_dictionary() -> list[tuple[str, str, str]]:
 
 
 def _type_name(kind: pa.DataType) -> str:
-    return {"timestamp[us, tz=UTC]": "timestamp (µs, UTC)", "date32[day]": "date", "float": "float32"}.get(
-        str(kind), str(kind)
-    )
+    if kind == TIMESTAMP:
+        return "timestamp (µs, UTC)"
+    return {"date32[day]": "date", "float": "float32"}.get(str(kind), f"{kind}")
 
 
 def _field(column: Column, kind: str) -> pa.Field:

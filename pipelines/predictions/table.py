@@ -35,7 +35,9 @@ _FAULTS: Final = (
     (re.compile(r"NoSuchBucket", re.I), Fault.NO_BUCKET),
     (re.compile(r"169\.254\.169\.254|credential", re.I), Fault.NO_CREDENTIALS),
     (
-        re.compile(r"Permission ?denied|os error (13|1|30)\b|Read-only|AccessDenied|Forbidden|\b40[13]\b|Signature", re.I),
+        re.compile(
+            r"Permission ?denied|os error (13|1|30)\b|Read-only|AccessDenied|Forbidden|\b40[13]\b|Signature", re.I
+        ),
         Fault.DENIED,
     ),
     (re.compile(r"Not a directory|os error (20|21|36)\b|Is a directory|too long", re.I), Fault.WRONG_PLACE),
@@ -190,7 +192,7 @@ def explained_errors(uri: str) -> Iterator[None]:
 
 
 def explain(error: Exception, uri: str) -> Exception:
-    """What a person can act on instead of an error of the table's library; the error itself if it is none of storage's."""
+    """What a person can act on instead of an error of the table's library; the error itself if it is of another kind."""
     from deltalake.exceptions import DeltaProtocolError, SchemaMismatchError
 
     text = str(error)

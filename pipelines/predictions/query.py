@@ -1,0 +1,274 @@
+"""Questions to the results: DuckDB over the table's own files, locked so that nothing can be written or left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+
+from pipelines.errors import TryLater, UsageError
+from pipelines.predictions.runs import RunRecord, list_runs
+from pipelines.predictions.schema import PARTITION_COLUMN, column_order
+from pipelines.predictions.statements import check_read_only, first_line
+from pipelines.predictions.table import live_files, open_table, table_schema
+from pipelines.storage import paths
+from pipelines.storage.settings import fsspec_filesystem
+
+if TYPE_CHECKING:
+    import duckdb
+
+MEMORY_LIMIT: Final = "2GB"
+BATCH_ROWS: Final = 1 << 16
+
+VIEWS: Final[dict[str, str]] = {
+    "predictions": "SELECT * FROM rows WHERE status = 'scored'",
+    "failures": "SELECT * FROM rows WHERE status = 'failed'",
+    "latest": """SELECT * FROM rows WHERE status = 'scored'
+        QUALIFY row_number() OVER (
+            PARTITION BY image_uri, frame, model_name ORDER BY scored_at DESC, run_id DESC) = 1""",
+    "unresolved": """SELECT * FROM (SELECT * FROM rows
+        QUALIFY row_number() OVER (PARTITION BY image_uri ORDER BY scored_at DESC, run_id DESC) = 1)
+        WHERE status = 'failed'""",
+    "referrals": "SELECT * FROM latest WHERE decision IN ('refer', 'positive') ORDER BY p_positive DESC",
+}
+
+_RUNS_SCHEMA: Final = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("status", pa.string()),
+        ("started_at", pa.timestamp("us", tz="UTC")),
+        ("seconds", pa.float64()),
+        ("found", pa.int64()),
+        ("planned", pa.int64()),
+        ("scored", pa.int64()),
+        ("failed", pa.int64()),
+        ("images_per_second", pa.float64()),
+        ("table_version", pa.int64()),
+        ("model_name", pa.string()),
+        ("model_id", pa.string()),
+        ("precision", pa.string()),
+        ("archive", pa.string()),
+        ("os_user", pa.string()),
+        ("host", pa.string()),
+    ]
+)
+_NAMES: Final = ", ".join(["rows", *VIEWS, "runs"])
+
+
+def connect(results: str) -> duckdb.DuckDBPyConnection:
+    """Open the results for questions.
+
+    The views are `rows` (all), `predictions` (scored), `failures`, `latest` (the newest scored row of each image,
+    frame and model name), `unresolved` (images whose newest row is failed), `referrals` (newest, refer or positive, by
+    `p_positive`) and `runs`. Nothing but the table's own files can be read, nothing written, no setting changed.
+    The files are those of the table's newest version now; a commit made later is not seen.
+
+    Args:
+        results: The results folder.
+
+    Returns:
+        An open connection; the caller closes it.
+
+    Raises:
+        UsageError: If there are no results, or a newer release wrote them.
+        TryLater: If storage does not answer.
+    """
+    import duckdb
+
+    table = open_table(results)
+    schema, uris = table_schema(table), live_files(table, results)
+    # DuckDB makes this folder when it spills, and removes it when the connection is closed.
+    spill = os.path.join(tempfile.gettempdir(), f"nightread-query-{secrets.token_hex(8)}")
+    connection = duckdb.connect(
+        config={"memory_limit": MEMORY_LIMIT, "temp_directory": spill, "python_enable_replacements": False}
+    )
+    try:
+        with _explained(results):
+            connection.execute("LOAD icu; SET TimeZone = 'UTC'")
+            if not paths.is_local(paths.canonical(results)):
+                connection.register_filesystem(fsspec_filesystem(results))
+            _create_views(connection, schema, uris, list_runs(results))
+            _lock(connection, uris)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextlib.contextmanager
+def open_query(results: str, sql: str) -> Iterator[pa.RecordBatchReader]:
+    """Ask a question and read its answer in batches, for as long as the block runs.
+
+    Args:
+        results: The results folder.
+        sql: One statement that reads.
+
+    Returns:
+        A reader whose columns are plain: HUGEINT is int64, DECIMAL double. Memory holds a few batches.
+
+    Raises:
+        UsageError: If the statement is not allowed, DuckDB refuses it, or a whole number does not fit 64 bits.
+        TryLater: If storage does not answer.
+    """
+    with _answer(results, sql) as reader:
+        schema = _plain_schema(reader.schema)
+        yield pa.RecordBatchReader.from_batches(schema, _plain_batches(reader, schema, results))
+
+
+def run_query(results: str, sql: str) -> pa.Table:
+    """Ask a question.
+
+    Args:
+        results: The results folder.
+        sql: One statement that reads.
+
+    Returns:
+        The whole answer, in plain types: HUGEINT is int64, or double where one does not fit; DECIMAL is double.
+
+    Raises:
+        UsageError, TryLater: As `open_query`.
+    """
+    with _answer(results, sql) as reader, _explained(results):
+        table = reader.read_all()
+    columns = [_plain_column(table.column(i), kind) for i, kind in enumerate(_plain_schema(table.schema).types)]
+    return pa.Table.from_arrays(columns, names=table.column_names)
+
+
+@contextlib.contextmanager
+def _answer(results: str, sql: str) -> Iterator[pa.RecordBatchReader]:
+    connection = connect(results)
+    try:
+        check_read_only(connection, sql)
+        with _explained(results):
+            reader = connection.sql(sql).to_arrow_reader(BATCH_ROWS)
+        yield reader
+    finally:
+        connection.close()
+
+
+def _create_views(
+    connection: duckdb.DuckDBPyConnection, schema: pa.Schema, uris: Sequence[str], runs: Sequence[RunRecord]
+) -> None:
+    order = column_order(schema)
+    connection.register("nightread_none", schema.empty_table())
+    connection.execute("CREATE SCHEMA internal; CREATE TABLE internal.columns AS FROM nightread_none")
+    connection.unregister("nightread_none")
+    columns = ", ".join(_quoted(name) for name in order)
+    # The empty table stands for columns whose rows were all rolled back since.
+    source = f"(FROM internal.columns UNION ALL BY NAME {_scan(uris)})" if uris else "internal.columns"
+    connection.execute(f"CREATE VIEW rows AS SELECT {columns} FROM {source}")
+    for name, sql in VIEWS.items():
+        connection.execute(f"CREATE VIEW {name} AS {sql}")
+    connection.register("nightread_runs", _runs_table(runs))
+    connection.execute("CREATE TABLE runs AS FROM nightread_runs")
+    connection.unregister("nightread_runs")
+
+
+def _scan(uris: Sequence[str]) -> str:
+    """The files as one relation, `scored_date` taken from the name of each file's folder."""
+    files = ", ".join(_literal(_as_pattern(uri)) for uri in uris)
+    date = f"regexp_extract(filename, '{PARTITION_COLUMN}=([0-9-]+)/[^/]*$', 1)::DATE"
+    return f"""SELECT * EXCLUDE (filename), {date} AS {PARTITION_COLUMN}
+        FROM read_parquet([{files}], union_by_name = true, hive_partitioning = false, filename = true)"""
+
+
+def _lock(connection: duckdb.DuckDBPyConnection, uris: Sequence[str]) -> None:
+    """From here on only the table's files can be opened; the order matters, the last line forbids the others."""
+    allowed = ", ".join(_literal(path) for path in sorted({*uris, *(_as_pattern(uri) for uri in uris)}))
+    connection.execute(f"SET allowed_paths = [{allowed}]")
+    connection.execute("SET enable_progress_bar = false")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _runs_table(runs: Sequence[RunRecord]) -> pa.Table:
+    rows: list[dict[str, Any]] = [
+        {
+            "run_id": run.run_id,
+            "status": run.status,
+            "started_at": run.started_at,
+            "table_version": run.table_version,
+            "seconds": run.timings.get("seconds"),
+            "images_per_second": run.timings.get("images_per_second"),
+            **{name: run.counts.get(name) for name in ("found", "planned", "scored", "failed")},
+            **{name: run.configuration.get(name) for name in ("model_name", "model_id", "precision", "archive")},
+            "os_user": run.who.get("user"),
+            "host": run.who.get("host"),
+        }
+        for run in runs
+    ]
+    return pa.Table.from_pylist(rows, schema=_RUNS_SCHEMA)
+
+
+def _plain_batches(reader: pa.RecordBatchReader, schema: pa.Schema, results: str) -> Iterator[pa.RecordBatch]:
+    with _explained(results):
+        for batch in reader:
+            try:
+                yield batch.cast(schema)
+            except pa.ArrowInvalid:
+                raise UsageError(
+                    "The answer holds a whole number that does not fit 64 bits.", "Cast it: CAST(… AS DOUBLE)."
+                ) from None
+
+
+def _plain_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid:
+        return column.cast(pa.float64())
+
+
+def _plain_schema(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([pa.field(field.name, _plain_type(field.type)) for field in schema])
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type in which an answer is given: no decimals, no dictionaries."""
+    if pa.types.is_decimal(kind):
+        return pa.int64() if kind.scale == 0 and kind.precision >= 38 else pa.float64()
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_list(kind):
+        return pa.list_(_plain_type(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _plain_type(field.type)) for field in kind])
+    return kind
+
+
+@contextlib.contextmanager
+def _explained(results: str) -> Iterator[None]:
+    """Turn DuckDB's errors within the block into ones that a person can act on."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.OutOfMemoryException:
+        raise UsageError(
+            f"The question needs more than the {MEMORY_LIMIT} of memory that it may take.",
+            "Ask for fewer columns or rows, or write the answer to a file with --output.",
+        ) from None
+    except duckdb.IOException as error:
+        raise TryLater(
+            f"The table's files in {paths.canonical(results)!r} could not be read: {first_line(error)}",
+            "If they were being cleaned or moved, ask again; `nightread doctor --results` looks at the storage.",
+        ) from None
+    except duckdb.Error as error:
+        raise UsageError(first_line(error), f"The views are {_NAMES}; DESCRIBE rows shows the columns.") from None
+
+
+def _as_pattern(uri: str) -> str:
+    """A file name for DuckDB, which takes `*?[` for patterns."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in uri)
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
