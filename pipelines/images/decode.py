@@ -96,7 +96,9 @@ def _decode_jpeg(data: bytes, target: int | None) -> Decoded:
 def _decode_png(data: bytes, target: int | None) -> Decoded:
     header = png.read_png(data)
     if header.depth < 16:
-        pixels = members.pillow_picture(header.plain, "PNG")
+        pixels = members.pillow_picture(header.plain, "PNG", multiplied=header.for_phones)
+        if header.for_phones and header.colour in (png.RGB, png.RGB_ALPHA):
+            pixels = pixels[..., ::-1]
         if header.key:
             # Pillow compares the key with samples that it has already stretched to 8 bits.
             stretched = [value * 255 // ((1 << header.depth) - 1) for value in header.key]
@@ -119,14 +121,15 @@ def _decode_png(data: bytes, target: int | None) -> Decoded:
 
 def _keyed(pixels: Bytes, samples: members.Samples, key: list[int]) -> Bytes:
     """Make the pixels black whose samples are the transparent colour."""
-    hidden = (samples == np.asarray(key)).all(axis=-1)
-    return pixels * ~hidden[..., None]
+    shown: Bytes = pixels * np.any(samples != np.asarray(key), axis=-1, keepdims=True)
+    return shown
 
 
 def _alpha(samples: members.Samples, high: int) -> Bytes:
     # An alpha channel may be all opaque or all clear, so the sixteenth rule is not for it.
     share = np.minimum(samples, high).astype(np.float32) * (255.0 / high)
-    return np.floor(share + 0.5).astype(np.uint8)
+    rounded: Bytes = np.floor(share + 0.5).astype(np.uint8)
+    return rounded
 
 
 def _three(pixels: Bytes) -> Bytes:

@@ -42,6 +42,14 @@ def _load_simplejpeg() -> ModuleType:
     return cast(ModuleType, simplejpeg)
 
 
+@cache
+def load_pillow() -> tuple[ModuleType, ModuleType]:
+    """Pillow's modules `Image` and `ImageFile`."""
+    from PIL import Image, ImageFile
+
+    return Image, ImageFile
+
+
 _STDERR = threading.Lock()
 
 
@@ -120,14 +128,13 @@ def opencv_deep(data: bytes) -> Samples | None:
 @contextlib.contextmanager
 def _opened(data: bytes, kind: str) -> Iterator[Any]:
     """The file in Pillow, restricted to one format, whole or not at all, without warnings."""
-    from PIL import Image, ImageFile
-
+    pillow, files = load_pillow()
     # Our own limits were checked on the header; Pillow's would warn in between.
-    Image.MAX_IMAGE_PIXELS = None
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    pillow.MAX_IMAGE_PIXELS = None  # type: ignore[attr-defined]
+    files.LOAD_TRUNCATED_IMAGES = False  # type: ignore[attr-defined]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+        with pillow.open(io.BytesIO(data), formats=[kind]) as image:
             yield image
 
 
@@ -147,12 +154,13 @@ def pillow_jpeg(data: bytes, width: int, height: int, factor: int) -> Bytes:
         return np.asarray(image.convert("RGB"))
 
 
-def pillow_picture(data: bytes, kind: str) -> Bytes:
+def pillow_picture(data: bytes, kind: str, *, multiplied: bool = False) -> Bytes:
     """The first frame of any other format of up to 8 bits a sample by Pillow, composited over black.
 
     Args:
         data: The whole file.
         kind: Pillow's name of the format.
+        multiplied: True where the colours are already multiplied by alpha, which is what black behind them gives.
 
     Returns:
         uint8 [H, W, 3] RGB.
@@ -164,7 +172,7 @@ def pillow_picture(data: bytes, kind: str) -> Bytes:
         image.load()
         if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
             samples = np.asarray(image.convert("RGBA"))
-            return over_black(samples[..., :3], samples[..., 3])
+            return samples[..., :3] if multiplied else over_black(samples[..., :3], samples[..., 3])
         if image.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
             raise ValueError(image.mode)
         return np.asarray(image.convert("RGB"))

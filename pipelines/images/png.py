@@ -31,6 +31,7 @@ class PngHeader(Header):
         interlaced: True for Adam7.
         significant: sBIT of the colour channels, the largest; 0 where none is declared.
         key: The one transparent colour of grey and RGB pictures, in stored samples; empty where there is none.
+        for_phones: True for Apple's private variant: BGR(A), colours already multiplied by alpha.
         plain: The same picture as a file without ancillary chunks.
         stream: The compressed samples.
     """
@@ -40,6 +41,7 @@ class PngHeader(Header):
     interlaced: bool = False
     significant: int = 0
     key: tuple[int, ...] = ()
+    for_phones: bool = False
     plain: bytes = field(default=b"", repr=False)
     stream: bytes = field(default=b"", repr=False)
 
@@ -58,6 +60,10 @@ def read_png(data: bytes) -> PngHeader:
     if colour in (GREY, RGB) and len(transparency) == 2 * _CHANNELS[colour]:
         key = struct.unpack(f">{_CHANNELS[colour]}H", transparency)
     stream = b"".join(chunks.stream)
+    if chunks.for_phones:
+        if depth == 16:
+            raise unsupported("png", "Apple's private variant with 16 bits a sample")
+        stream = _common_stream(stream, _row_starts(width, height, depth * _CHANNELS[colour], bool(interlace))[1])
     parts = [(b"IHDR", chunks.first[b"IHDR"])]
     if colour == PALETTE:
         if not 3 <= len(chunks.first.get(b"PLTE", b"")) <= 768:
@@ -69,8 +75,21 @@ def read_png(data: bytes) -> PngHeader:
     significant = max(chunks.first.get(b"sBIT", b"\x00")[: 1 if colour in (GREY, GREY_ALPHA) else 3], default=0)
     return PngHeader(
         "png", width, height, frames, exif_orientation(chunks.first.get(b"eXIf", b"")),
-        depth, colour, bool(interlace), significant, key, SIGNATURE + b"".join(map(_chunk, parts)), stream,
+        depth, colour, bool(interlace), significant, key, chunks.for_phones,
+        SIGNATURE + b"".join(map(_chunk, parts)), stream,
     )  # fmt: skip
+
+
+def _common_stream(stream: bytes, expected: int) -> bytes:
+    """Apple's private variant for iPhones leaves the frame of the compressed stream out: put it back.
+
+    Its other peculiarity, samples as premultiplied BGRA, is `decode`'s to undo.
+    """
+    try:
+        samples = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream, expected)
+    except zlib.error as error:
+        raise truncated("png") from error
+    return zlib.compress(samples, 1)
 
 
 def _chunk(part: tuple[bytes, bytes]) -> bytes:
@@ -85,6 +104,7 @@ class _Chunks:
         self.first: dict[bytes, bytes] = {}
         self.stream: list[memoryview] = []
         self.head = (0, 0, 0, 0, 0)
+        self.for_phones = False
         view, position, name = memoryview(data), len(SIGNATURE), b""
         while name != b"IEND":
             if position + 12 > len(data):
@@ -99,8 +119,9 @@ class _Chunks:
             raise truncated("png")
 
     def _take(self, name: bytes, body: memoryview, checksum: int) -> None:
-        if name == b"CgBI":
-            raise unsupported("png", "Apple's private variant for iPhones; the original picture is needed")
+        if name == b"CgBI" and not self.first:
+            self.for_phones = True
+            return
         if not self.first and name != b"IHDR":
             raise truncated("png")
         if name not in _USED:
@@ -143,7 +164,8 @@ def check_stream(header: PngHeader) -> None:
     Raises:
         ImageFailure: `truncated`.
     """
-    starts, expected = _row_starts(header)
+    bits = header.depth * _CHANNELS[header.colour]
+    starts, expected = _row_starts(header.width, header.height, bits, header.interlaced)
     inflater, rest, offset = zlib.decompressobj(), header.stream, 0
     try:
         while offset < expected:
@@ -160,12 +182,11 @@ def check_stream(header: PngHeader) -> None:
         raise truncated("png") from error
 
 
-def _row_starts(header: PngHeader) -> tuple[np.ndarray, int]:
-    """Where each row's filter byte lies in the inflated samples, and how many bytes there are."""
-    bits = header.depth * _CHANNELS[header.colour]
+def _row_starts(width: int, height: int, bits: int, interlaced: bool) -> tuple[np.ndarray, int]:
+    """Where each row's filter byte lies in the inflated samples of `bits` a pixel, and how many bytes there are."""
     rows, offset = [], 0
-    for left, top, across, down in _PASSES if header.interlaced else ((0, 0, 1, 1),):
-        columns, count = -(-(header.width - left) // across), -(-(header.height - top) // down)
+    for left, top, across, down in _PASSES if interlaced else ((0, 0, 1, 1),):
+        columns, count = -(-(width - left) // across), -(-(height - top) // down)
         if columns > 0 and count > 0:
             stride = 1 + -(-columns * bits // 8)
             rows.append(offset + stride * np.arange(count, dtype=np.int64))
