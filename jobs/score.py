@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -87,10 +87,16 @@ def score(
 
 
 class ScoreDisplay:
-    """Shows the progress of a scoring command, phase by phase."""
+    """Shows the progress of a command, phase by phase.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: Where.
+        phases: What is counted in each phase, in words; None: those of scoring.
+    """
+
+    def __init__(self, console: Console, phases: Mapping[str, str] | None = None) -> None:
         self._console = console
+        self._phases = phases or _PHASES
         self._phase = ""
         self._bar = None
         self._context = None
@@ -106,7 +112,7 @@ class ScoreDisplay:
         if progress.phase != self._phase:
             self._close()
             self._phase = progress.phase
-            self._context = self._console.progress(progress.total, _PHASES[progress.phase])
+            self._context = self._console.progress(progress.total, self._phases[progress.phase])
             self._bar = self._context.__enter__()
         self._bar.update(
             progress.done, failed=progress.failed, rate=progress.images_per_second, eta=progress.seconds_left

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -93,7 +94,7 @@ def draw_archive(
         raise UsageError(f"{home} cannot be written: {error.strerror}.", "Name a folder that you may write.") from error
 
 
-def _read_marker(home: Path) -> dict[str, object | list[str]]:
+def _read_marker(home: Path) -> dict[str, Any]:
     """The folder's own record; empty where there is nothing yet."""
     if not home.exists():
         return {}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import UsageError
+from pipelines.models.backbones import import_keras
 from pipelines.training.calibration import probabilities
 from pipelines.training.measures import LOWER_IS_BETTER, measure
 
@@ -140,7 +141,7 @@ def logits_of(head: Any, features: NDArray[np.float32], batch_size: int = 1024) 
 
 def _epoch_function(head: Any, train: Part, config: HeadConfig) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
     """One epoch as one graph: order of the images in, loss of each batch out."""
-    import keras
+    keras = import_keras()
     import tensorflow as tf
 
     makers = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "sgd": keras.optimizers.SGD}

@@ -1,4 +1,4 @@
-"""Labelled images: a folder per class, `train|val|test` folders of them, or a manifest; what can only fail is refused."""
+"""Labelled images: a folder per class, `train|val|test` folders of them, or a manifest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.archive.listing import ListingFilter, list_archive
+from pipelines.archive.listing import Listing, ListingFilter, list_archive
 from pipelines.archive.manifest import read_manifest
 from pipelines.errors import UsageError
 from pipelines.predictions.schema import check_class_columns
@@ -89,11 +89,13 @@ class LabelledImages:
         table: Columns of `SCHEMA`: `person` is null where nothing groups an image, `part` where no split is given.
         classes: Class names, sorted.
         left_out: Files that are no training images, by reason.
+        unlistable: Sub-folders that could not be listed.
     """
 
     table: pa.Table
     classes: tuple[str, ...]
     left_out: Mapping[str, int]
+    unlistable: tuple[str, ...] = ()
 
     def label_numbers(self) -> list[int]:
         """Number of each image's class in `classes`."""
@@ -103,7 +105,7 @@ class LabelledImages:
     @property
     def has_split(self) -> bool:
         """Whether the data say the part of every image."""
-        return self.table.num_rows > 0 and self.table["part"].null_count == 0
+        return bool(self.table.num_rows > 0 and self.table["part"].null_count == 0)
 
 
 def read_labelled(config: DataConfig) -> LabelledImages:
@@ -115,16 +117,19 @@ def read_labelled(config: DataConfig) -> LabelledImages:
         TryLater: If storage does not answer.
     """
     with tempfile.TemporaryDirectory(prefix="nightread-labelled-") as folder:
-        found, left_out = _from_manifest(config, folder) if config.is_manifest else _from_folders(config, folder)
+        found, listing = _from_manifest(config, folder) if config.is_manifest else _from_folders(config, folder)
     if not found.num_rows:
         raise UsageError(f"There are no images in {config.data}.", "Name a folder per class, or a manifest.")
     _refuse_parts_missing(found)
     table = _named(found, config.class_names)
-    table = _one_class_each(table)
+    # By name: nothing that follows may depend on the order in which storage lists.
+    table = _one_class_each(table).sort_by("image_uri")
     if config.group_by is not None:
         table = _grouped(table, config)
     classes = tuple(sorted(set(table["label"].to_pylist())))
-    images = LabelledImages(table.select(SCHEMA.names).cast(SCHEMA), classes, left_out)
+    images = LabelledImages(
+        table.select(SCHEMA.names).cast(SCHEMA), classes, dict(listing.left_out), tuple(listing.unlistable)
+    )
     check_counts(images.table["label"].to_pylist(), classes)
     check_class_columns(classes)
     return images
@@ -153,7 +158,7 @@ def check_counts(labels: Sequence[str], classes: Sequence[str], after: str = "")
         )
 
 
-def _from_folders(config: DataConfig, folder: str) -> tuple[pa.Table, dict[str, int]]:
+def _from_folders(config: DataConfig, folder: str) -> tuple[pa.Table, Listing]:
     """List a folder per class; a first level of train|val|test is taken as the split."""
     listing = list_archive(config.data, ListingFilter((), config.exclude), str(Path(folder) / "listing.parquet"))
     rows = pq.read_table(listing.path, columns=["image_uri", "image_version"])
@@ -170,10 +175,10 @@ def _from_folders(config: DataConfig, folder: str) -> tuple[pa.Table, dict[str, 
         )
     labels = [paths.unescape_name(step[depth]) for step in steps]
     parts = [part_of_name(step[0]) if split else None for step in steps]
-    return _with_columns(rows, labels, [None] * len(steps), parts), dict(listing.left_out)
+    return _with_columns(rows, labels, [None] * len(steps), parts), listing
 
 
-def _from_manifest(config: DataConfig, folder: str) -> tuple[pa.Table, dict[str, int]]:
+def _from_manifest(config: DataConfig, folder: str) -> tuple[pa.Table, Listing]:
     """Read a manifest; `label`, `patient_id` and `split` are carried through by its reader."""
     out = str(Path(folder) / "manifest.parquet")
     listing = read_manifest(config.data, config.columns, config.root, out)
@@ -198,7 +203,7 @@ def _from_manifest(config: DataConfig, folder: str) -> tuple[pa.Table, dict[str,
     table = _with_columns(rows, labels, carried("patient_id"), _parts(carried("split")))
     if config.exclude:
         table = _without(table, config)
-    return table, dict(listing.left_out)
+    return table, listing
 
 
 def _text(value: object) -> str | None:

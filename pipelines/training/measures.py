@@ -91,12 +91,13 @@ def classification_report(predicted: ArrayLike, labels: ArrayLike, classes: Sequ
     """Precision, recall, F1 and support of each class and their means, as scikit-learn prints them."""
     from sklearn.metrics import classification_report as report
 
-    return str(
-        report(labels, predicted, labels=list(range(len(classes))), target_names=list(classes), zero_division=0, digits=3)
-    )
+    numbers = list(range(len(classes)))
+    return str(report(labels, predicted, labels=numbers, target_names=list(classes), zero_division=0, digits=3))
 
 
-def _against_rest(score: NDArray[np.float64], truth: NDArray[np.bool_], matrix: NDArray[np.int64], column: int) -> dict[str, float]:
+def _against_rest(
+    score: NDArray[np.float64], truth: NDArray[np.bool_], matrix: NDArray[np.int64], column: int
+) -> dict[str, float]:
     """Figures of one class against all others."""
     from sklearn.metrics import average_precision_score
 

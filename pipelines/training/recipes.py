@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from pipelines.errors import UsageError
+from pipelines.models.backbones import BACKBONES, MAX_ALPHA
+from pipelines.models.heads import ACTIVATIONS, POOLINGS
 
-BACKBONES = ("mobilenet_v2", "resnet50_v2", "efficientnet_v2_b0", "vgg16")
-MOBILENET_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 METRICS = ("log_loss", "accuracy", "balanced_accuracy", "roc_auc")
 
 Value = str | int | float | bool | tuple[str, ...]
@@ -43,15 +44,13 @@ def _within(kind: type, low: float, high: float, text: str) -> Rule:
 
 RULES: dict[str, Rule] = {
     "backbone": _one_of(*BACKBONES),
-    "alpha": Rule(
-        float, "one of " + ", ".join(map(str, MOBILENET_ALPHAS)), lambda value: value in MOBILENET_ALPHAS
-    ),
+    "alpha": _within(float, 0.05, MAX_ALPHA, f"a number from 0.05 to {MAX_ALPHA:g}"),
     "input_size": _within(int, 32, 1024, "a whole number of pixels from 32 to 1024"),
     "scaling": _one_of("backbone", "0..1"),
     "trainable_layers": _within(int, 0, 0, "0: this release trains the head on a frozen backbone"),
-    "pooling": _one_of("avg", "max", "flatten"),
+    "pooling": _one_of(*POOLINGS),
     "dense_units": _within(int, 0, 8192, "a whole number from 0 (no hidden layer) to 8192"),
-    "activation": _one_of("relu", "elu", "gelu", "tanh", "sigmoid", "linear"),
+    "activation": _one_of(*ACTIVATIONS),
     "batch_norm": Rule(bool, "true or false"),
     "dropout": _within(float, 0.0, 0.95, "a number from 0 to 0.95"),
     "optimizer": _one_of("adam", "adamw", "sgd"),
@@ -83,7 +82,7 @@ class Recipe:
         pooling: What turns the feature map into one vector.
         dense_units: Width of a hidden layer; 0 for none.
         activation: Of that hidden layer.
-        batch_norm: Whether the head normalises its input.
+        batch_norm: Whether the hidden layer is followed by batch normalisation.
         dropout: Share of the head's inputs that is dropped while training.
         optimizer: Name of the update rule.
         learning_rate: Constant step size.
@@ -127,6 +126,10 @@ class Recipe:
         """
         for key in RULES:
             _check(key, getattr(self, key))
+        if self.batch_norm and not self.dense_units:
+            raise UsageError(
+                "The recipe's batch_norm belongs to the hidden layer, and dense_units is 0.", "Set one of the two."
+            )
         if self.validation_share + self.test_share > 0.8:
             raise UsageError(
                 f"validation_share and test_share leave less than a fifth of the images for training "
@@ -171,7 +174,8 @@ def load_recipe(name_or_file: str = "default", overrides: Mapping[str, str] | No
         )
     said = {key: _from_text(key, text) for key, text in (overrides or {}).items()}
     known = {**default, **own, **said}
-    return Recipe(name=name, **{field.name: known[field.name] for field in fields(Recipe) if field.name != "name"})
+    values: dict[str, Any] = {field.name: known[field.name] for field in fields(Recipe) if field.name != "name"}
+    return Recipe(name=name, **values)
 
 
 def _published(name: str) -> str:
@@ -194,7 +198,7 @@ def _rule(key: str) -> Rule:
     return RULES[key]
 
 
-def _typed(key: str, value: object) -> Value:
+def _typed(key: str, value: Any) -> Value:
     """A TOML value as the type that its key asks for; what does not fit is left as it is, for `_check` to refuse."""
     kind = _rule(key).kind
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -202,7 +206,8 @@ def _typed(key: str, value: object) -> Value:
     if kind is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
     if type(value) is kind:
-        return value
+        typed: Value = value
+        return typed
     raise _wrong(key, value)
 
 
@@ -214,12 +219,12 @@ def _from_text(key: str, text: str) -> Value:
             return {"true": True, "false": False}[text.strip().lower()]
         if kind is tuple:
             return tuple(part.strip() for part in text.split(",") if part.strip())
-        return text if kind is str else kind(text)  # type: ignore[no-any-return]
+        return text if kind is str else kind(text)
     except (ValueError, KeyError):
         raise _wrong(key, text) from None
 
 
-def _check(key: str, value: object) -> None:
+def _check(key: str, value: Any) -> None:
     rule = RULES[key]
     finite = not isinstance(value, float) or math.isfinite(value)
     if type(value) is not rule.kind or not finite or not rule.holds(value):

@@ -103,7 +103,7 @@ def make_split(
         parts = np.array(list(given), dtype="U5")
         _refuse_parted_groups(groups, parts, names or groups)
         if not (parts == "val").any():
-            inside = np.flatnonzero(parts == "train")
+            inside = np.flatnonzero(parts == "train").tolist()
             share = validation_share / (1 - test_share)
             some = [groups[index] for index in inside]
             dealt = _deal(numbers[inside], some, {"train": 1 - share, "val": share}, seed, pinned)
@@ -127,13 +127,13 @@ def choose_for_train(
         allowed: False for images that a given split keeps out of `train`.
 
     Returns:
-        Row numbers, sorted by group and row; their groups are to be pinned to `train`.
+        Row numbers, the classes mixed in a seeded order; their groups are to be pinned to `train`.
     """
     numbers = np.asarray(labels, np.int64)
     free = np.ones(len(numbers), bool) if allowed is None else np.asarray(allowed, bool)
     rows: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for index in np.flatnonzero(free):
-        rows[int(numbers[index]), groups[index]].append(int(index))
+    for index in np.flatnonzero(free).tolist():
+        rows[int(numbers[index]), groups[index]].append(index)
     chosen: list[int] = []
     classes = sorted({label for label, _ in rows})
     for label in classes:
@@ -145,6 +145,7 @@ def choose_for_train(
             taken = rows[label, name][:quota]
             quota -= len(taken)
             chosen += taken
+    chosen.sort(key=lambda index: (_order(seed + 1, groups[index]), index))
     return np.array(chosen, np.int64)
 
 

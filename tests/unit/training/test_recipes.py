@@ -18,7 +18,15 @@ def test_the_default_recipe_names_every_key() -> None:
 
 def test_overrides_are_read_as_their_keys_type() -> None:
     recipe = load_recipe(
-        "default", {"epochs": "7", "dropout": "0", "batch_norm": "TRUE", "exclude": "*_mask*, b*", "pooling": "max"}
+        "default",
+        {
+            "epochs": "7",
+            "dropout": "0",
+            "batch_norm": "TRUE",
+            "dense_units": "16",
+            "exclude": "*_mask*, b*",
+            "pooling": "max",
+        },
     )
     assert (recipe.epochs, recipe.dropout, recipe.batch_norm) == (7, 0.0, True)
     assert (recipe.exclude, recipe.pooling) == (("*_mask*", "b*"), "max")
@@ -45,6 +53,7 @@ def test_a_file_takes_the_rest_from_the_default(tmp_path: Path) -> None:
         ({"learning_rate": "nan"}, ["learning_rate", "nan"]),
         ({"learning_rate": "inf"}, ["learning_rate", "inf"]),
         ({"validation_share": "0.5", "test_share": "0.5"}, ["validation_share", "test_share"]),
+        ({"batch_norm": "true"}, ["batch_norm", "dense_units"]),
         ({"trainable_layers": "30"}, ["trainable_layers", "30"]),
     ],
 )

@@ -113,7 +113,9 @@ def test_a_given_split_without_val_gets_one_out_of_train() -> None:
 def test_a_given_split_that_parts_a_group_is_named() -> None:
     names = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
     with pytest.raises(UsageError, match=r"a\.jpg \(train\) and c\.jpg \(val\)"):
-        make_split([0, 1, 0, 1], ["x", "y", "x", "z"], seed=0, given=["train", "train", "val", "val"], names=names, **SHARES)
+        make_split(
+            [0, 1, 0, 1], ["x", "y", "x", "z"], seed=0, given=["train", "train", "val", "val"], names=names, **SHARES
+        )
 
 
 def test_a_class_of_one_group_is_refused() -> None:

@@ -1,0 +1,60 @@
+"""What a training is told, validated before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pipelines.errors import UsageError
+from pipelines.models.record import check_name
+from pipelines.training.labelled import DataConfig
+from pipelines.training.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One `train` command.
+
+    Attributes:
+        data: The labelled images; the recipe's `exclude` is added to its own.
+        models: The MODELS folder, local or in a bucket.
+        name: The model's name.
+        recipe: How it is trained.
+        weights: The backbone's weights: `imagenet`, `none`, or a file.
+        positive: Positive classes; empty for the rule of `models.positive`.
+        target_sensitivity: What the threshold has to reach on validation, above 0 and at most 1.
+        seed: Decides split, initialisation, order and dropout.
+        who: User, host, command line and versions, for the bundle's provenance.
+    """
+
+    data: DataConfig
+    models: str
+    name: str
+    recipe: Recipe
+    weights: str = "imagenet"
+    positive: tuple[str, ...] = ()
+    target_sensitivity: float = 0.95
+    seed: int = 0
+    who: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what can only fail later.
+
+        Raises:
+            UsageError: Naming the option, the rule and the value.
+        """
+        check_name(self.name)
+        if not 0 < self.target_sensitivity <= 1:
+            raise UsageError(
+                f"--target-sensitivity must be above 0 and at most 1; it is {self.target_sensitivity}.", "Say 0.95."
+            )
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"--seed must be from 0 to {2**31 - 1}; it is {self.seed}.", "Say 0.")
+        if not self.weights:
+            raise UsageError("--weights is empty.", "Say imagenet, none, or the path of a .weights.h5 file.")
+
+    @property
+    def labelled(self) -> DataConfig:
+        """The data with everything that is to be left out."""
+        return replace(self.data, exclude=(*self.data.exclude, *self.recipe.exclude))

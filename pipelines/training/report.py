@@ -1,0 +1,98 @@
+"""What a training tells when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A labelled image that could not be read and was left out."""
+
+    image_uri: str
+    error_code: str
+    error_message: str
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """The answer of `train`.
+
+    Attributes:
+        model: The model's name.
+        version: v1, v2 …
+        path: The bundle's folder.
+        model_id: Hash of bundle.json.
+        champion: Version that `MODELS/NAME` means now.
+        classes: Names, in the bundle's order.
+        positive_classes: Those that `p_positive` sums.
+        parts: Part of the split to class to number of images.
+        groups: How many groups the split dealt.
+        epochs: Epochs that were run.
+        best_epoch: The one whose weights were kept.
+        validation: Figures on validation, calibrated, by name.
+        roc_auc_interval: 95 % interval of the positive classes' ROC AUC on validation.
+        confusion_matrix: Validation, a row for each true class.
+        classification_report: Validation, text.
+        temperature: Fitted on validation.
+        threshold: Of `p_positive`, fitted on validation.
+        target_sensitivity: What the threshold was asked to reach.
+        unreadable: Images that were left out because they could not be read.
+        left_out: Files that are no training images, by reason.
+        warnings: What a person should know before using the model.
+        seconds: The whole command.
+    """
+
+    model: str
+    version: str
+    path: str
+    model_id: str
+    champion: str
+    classes: tuple[str, ...]
+    positive_classes: tuple[str, ...]
+    parts: Mapping[str, Mapping[str, int]]
+    groups: int
+    epochs: int
+    best_epoch: int
+    validation: Mapping[str, float]
+    roc_auc_interval: tuple[float, float]
+    confusion_matrix: tuple[tuple[int, ...], ...]
+    classification_report: str
+    temperature: float
+    threshold: float
+    target_sensitivity: float
+    unreadable: tuple[Unreadable, ...]
+    left_out: Mapping[str, int]
+    warnings: tuple[str, ...]
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The one JSON value that `--json` prints."""
+        return {
+            "model": self.model,
+            "version": self.version,
+            "path": self.path,
+            "model_id": self.model_id,
+            "champion": self.champion,
+            "classes": list(self.classes),
+            "positive_classes": list(self.positive_classes),
+            "parts": {part: dict(counts) for part, counts in self.parts.items()},
+            "groups": self.groups,
+            "epochs": self.epochs,
+            "best_epoch": self.best_epoch,
+            "validation": dict(self.validation),
+            "roc_auc_interval": list(self.roc_auc_interval),
+            "confusion_matrix": [list(row) for row in self.confusion_matrix],
+            "temperature": self.temperature,
+            "threshold": self.threshold,
+            "target_sensitivity": self.target_sensitivity,
+            "unreadable": [
+                {"image_uri": image.image_uri, "error_code": image.error_code, "error_message": image.error_message}
+                for image in self.unreadable
+            ],
+            "left_out": dict(self.left_out),
+            "warnings": list(self.warnings),
+            "seconds": self.seconds,
+        }
