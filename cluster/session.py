@@ -76,6 +76,7 @@ def _local_ray() -> Iterator[ClusterSize]:
     with _environment({**token, **_QUIET}, removed=("RAY_ADDRESS",)):
         try:
             ray = _quiet_ray()
+            _reread_environment()
             try:
                 _init(
                     ray,
@@ -95,6 +96,7 @@ def _local_ray() -> Iterator[ClusterSize]:
                 ray.shutdown()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+    _reread_environment()
 
 
 @contextlib.contextmanager
@@ -153,6 +155,14 @@ def _quiet_ray():  # type: ignore[no-untyped-def]  # a module has no useful stat
     for name in ("ray", "ray.data", "ray._private"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return ray
+
+
+def _reread_environment() -> None:
+    """Ray reads its token once a process; a second session, or an earlier import, must not keep another's."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _init(ray, **arguments: object) -> None:  # type: ignore[no-untyped-def]

@@ -34,7 +34,7 @@ from pipelines.images.preprocess import Preprocessing
 from pipelines.models import backbones, compile, golden, heads
 from pipelines.models.bundle import write_bundle
 from pipelines.models.record import BundleSpec, ScorerEntry
-from pipelines.models.runtime import Scorer
+from pipelines.models.runtime import Scorer, ScorerIO
 models, size = sys.argv[1], 96
 images = np.random.default_rng(0).integers(0, 255, (16, size, size, 3), dtype=np.uint8)
 backbone = backbones.build_backbone(
@@ -63,7 +63,11 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script.write_text(MAKE_MODEL)
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
-        [sys.executable, str(script), str(folder / "MODELS")], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, str(script), str(folder / "MODELS")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "MODELS"

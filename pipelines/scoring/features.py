@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.models.runtime import ScorerIO
 from pipelines.predictions.runs import RunFolder
-from pipelines.scoring import graph, parts
+from pipelines.scoring import parts
 from pipelines.scoring.config import SHARDS_PER_GROUP, PoolSize
 from pipelines.scoring.parts import PlanFile
 from pipelines.scoring.report import ScoreProgress, Tally
@@ -74,6 +74,8 @@ def _score(
     cpus: int,
     tell: Callable[[ScoreProgress], None],
 ) -> None:
+    from pipelines.scoring import graph  # only now: Ray reads its environment when it is imported
+
     least, most = PoolSize().within(cpus)
     tally = Tally(plan.images, plan.images - plan.images_of(missing), min(most, len(missing)))
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.archive.listing import Listing, ListingFilter, list_archive
-from pipelines.archive.manifest import read_manifest
+from pipelines.archive.found import Listing
+from pipelines.archive.listing import ListingFilter, list_archive
 from pipelines.archive.plan import Plan, PlanKey, make_plan
 from pipelines.errors import ModelRefused, TryLater, UsageError
 from pipelines.images.preprocess import Preprocessing
@@ -103,6 +103,8 @@ def list_images(night: Night, folder: Path) -> Listing:
         night.tell(ScoreProgress("listing", found))
 
     if config.is_manifest:
+        from pipelines.archive.manifest import read_manifest
+
         listing = read_manifest(config.archive, config.columns, config.root, path, count)
     else:
         listing = list_archive(config.archive, ListingFilter(config.include, config.exclude), path, count)

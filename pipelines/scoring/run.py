@@ -281,12 +281,12 @@ class _Job:
         )
 
     def _score_shards(self, folder: RunFolder, plan: PlanFile, missing: list[int], context: RowContext) -> Tally:
-        from pipelines.scoring import graph
-
         night = self._night
         night.tell(ScoreProgress("starting", 0, plan.images))
         if self._size is None:
             self._size = self._stack.enter_context(self._connect())
+        from pipelines.scoring import graph  # only now: a run that finds nothing new never loads Ray
+
         least, most = night.config.pool.within(self._size.cpus)
         model, io = night.bundle.scorer(night.config.precision)
         work = ShardWork(
