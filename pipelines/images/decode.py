@@ -156,9 +156,6 @@ def _deep_grey(header: tiff.TiffHeader) -> Bytes:
         except ValueError as error:
             raise unsupported("tiff", f"{header.bits} bits a sample of this kind") from error
     inverted = header.photometric == tiff.WHITE_IS_ZERO
-    if samples.dtype == np.uint16 and inverted:
-        # Pillow turns 16-bit samples round within the full range; the declared range wants them as stored.
-        samples = 65_535 - samples
     high = header.high
     if high is None:
         if header.bits > 16 or header.sample_format != tiff.UNSIGNED:

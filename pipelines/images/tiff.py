@@ -30,8 +30,8 @@ class TiffHeader(Header):
         alpha: 0 none, 1 already multiplied into the colours, 2 not multiplied.
         low: The declared smallest sample, 0 where none is.
         high: The declared largest sample; None where none is.
-        compressed: True where a library decodes the strips.
-        plain: The same file with the orientation set upright, so that no decoder turns it a second time.
+        plain: The same file set upright, and deep grey set to black is zero, so that no decoder turns what is turned
+            here: their versions differ in that.
     """
 
     bits: int = 8
@@ -41,7 +41,6 @@ class TiffHeader(Header):
     alpha: int = 0
     low: float = 0.0
     high: float | None = None
-    compressed: bool = False
     plain: bytes = field(default=b"", repr=False)
 
 
@@ -73,15 +72,14 @@ def _header(data: bytes, directory: Directory, width: int, height: int, pages: i
         raise unsupported("tiff", "more than 8 bits a sample in separate planes")
     orientation = directory.number(data, ORIENTATION_TAG, 1)
     low, high = _declared_range(data, directory, int(formats[0]))
-    compression = directory.number(data, COMPRESSION, 1)
-    if compression == OLD_JPEG:
+    if directory.number(data, COMPRESSION, 1) == OLD_JPEG:
         raise unsupported("tiff", "JPEG compression of the withdrawn kind")
     return TiffHeader(
         "tiff", width, height, pages, orientation if 1 <= orientation <= 8 else 1,
         bits=int(bits[0]), samples=samples, sample_format=int(formats[0]),
         photometric=directory.number(data, PHOTOMETRIC, BLACK_IS_ZERO),
         alpha=int(extra[0]) if extra and extra[0] in (1, 2) else 0,
-        low=low, high=high, compressed=compression != 1, plain=_upright(data, directory),
+        low=low, high=high, plain=_without_turns(data, directory, deep_grey=bits[0] > 8 and samples == 1),
     )  # fmt: skip
 
 
@@ -124,10 +122,11 @@ def _count_pages(data: bytes, first: Directory) -> int:
     return pages
 
 
-def _upright(data: bytes, directory: Directory) -> bytes:
-    entry = directory.entries.get(ORIENTATION_TAG)
-    if entry is None or entry.kind != 3:
-        return data
+def _without_turns(data: bytes, directory: Directory, deep_grey: bool) -> bytes:
+    changed = {ORIENTATION_TAG: 1, PHOTOMETRIC: BLACK_IS_ZERO} if deep_grey else {ORIENTATION_TAG: 1}
     copy = bytearray(data)
-    struct.pack_into(directory.layout.order + "H", copy, entry.at, 1)
+    for tag, value in changed.items():
+        entry = directory.entries.get(tag)
+        if entry is not None and entry.kind == 3:
+            struct.pack_into(directory.layout.order + "H", copy, entry.at, value)
     return bytes(copy)
