@@ -58,6 +58,8 @@ def read_bmp_header(data: bytes) -> Header:
     """
     if len(data) < 26:
         raise truncated("bmp")
+    if struct.unpack_from("<I", data, 10)[0] >= len(data):
+        raise truncated("bmp")
     if data[14] == 12:
         width, height = struct.unpack_from("<HH", data, 18)
     else:

@@ -68,6 +68,8 @@ def decode(data: bytes, target: int | None = None) -> Decoded:
     except (ImageFailure, ImportError):
         # A broken installation is no fault of the image.
         raise
+    except members.UnknownVariant as error:
+        raise unsupported(kind, "a variant that no decoder knows") from error
     except MemoryError as error:
         raise ImageFailure("too_large", "Decoding needs more memory than there is.") from error
     except Exception as error:
@@ -151,10 +153,7 @@ def _decode_tiff(data: bytes, target: int | None) -> Decoded:
 
 def _deep_grey(header: tiff.TiffHeader) -> Bytes:
     with members.silenced():
-        try:
-            samples = members.pillow_deep(header.plain, "TIFF")
-        except ValueError as error:
-            raise unsupported("tiff", f"{header.bits} bits a sample of this kind") from error
+        samples = members.pillow_deep(header.plain, "TIFF")
     inverted = header.photometric == tiff.WHITE_IS_ZERO
     high = header.high
     if high is None:

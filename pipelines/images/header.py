@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines.errors import ImageFailure
 
 MAX_BYTES = 512 * 1024 * 1024
+"""Of a file: three times an uncompressed digital mammogram series, and what a decoding process can hold twice."""
 MAX_PIXELS = 200_000_000
+"""Of a picture: 600 MB as RGB; whole-slide pyramids are beyond and want tiles, not one score."""
 MAX_SIDE = 65_535
+"""Of a picture: JPEG's own limit."""
 MAX_FRAMES = 65_535
+"""In a file: frames are counted from headers, never decoded, and the counting must end."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +71,20 @@ def check_frames(frames: int) -> None:
 
 def sniff(data: bytes) -> str | None:
     """The format by the first bytes, never by a suffix; None for what is not read."""
-    tests: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
-        ("jpeg", lambda head: head.startswith(b"\xff\xd8\xff")),
-        ("png", lambda head: head.startswith(b"\x89PNG\r\n\x1a\n")),
-        ("gif", lambda head: head.startswith((b"GIF87a", b"GIF89a"))),
-        ("webp", lambda head: head.startswith(b"RIFF") and head[8:12] == b"WEBP"),
-        ("tiff", lambda head: head.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"))),
-        ("bmp", _is_bitmap),
-    )
-    head = data[:32]
-    return next((kind for kind, matches in tests if matches(head)), None)
+    for kind, beginnings in _BEGINNINGS.items():
+        if data.startswith(beginnings):
+            return kind
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    return "bmp" if _is_bitmap(data[:18]) else None
+
+
+_BEGINNINGS = {
+    "jpeg": (b"\xff\xd8\xff",),
+    "png": (b"\x89PNG\r\n\x1a\n",),
+    "gif": (b"GIF87a", b"GIF89a"),
+    "tiff": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
+}
 
 
 def _is_bitmap(head: bytes) -> bool:

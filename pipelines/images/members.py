@@ -25,6 +25,10 @@ from pipelines.images.samples import Bytes, inverted_cmyk_to_rgb, over_black
 Samples = npt.NDArray[Any]
 
 
+class UnknownVariant(Exception):
+    """A decoder does not know this variant of its format: nothing is damaged."""
+
+
 @cache
 def load_cv2() -> ModuleType:
     """OpenCV with one thread (an actor has one core) and without its log."""
@@ -60,7 +64,8 @@ def silenced() -> Iterator[None]:
     Only rare variants are decoded inside, so other threads hardly ever lose a line by it.
     """
     with _STDERR, contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            # What Python still holds back was said before and must not be lost; a daemon may have no stderr at all.
             sys.stderr.flush()
         try:
             kept = os.dup(2)
@@ -134,7 +139,11 @@ def _opened(data: bytes, kind: str) -> Iterator[Any]:
     files.LOAD_TRUNCATED_IMAGES = False  # type: ignore[attr-defined]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pillow.open(io.BytesIO(data), formats=[kind]) as image:
+        try:
+            image = pillow.open(io.BytesIO(data), formats=[kind])
+        except pillow.UnidentifiedImageError as error:
+            raise UnknownVariant from error
+        with image:
             yield image
 
 
@@ -166,7 +175,7 @@ def pillow_picture(data: bytes, kind: str, *, multiplied: bool = False) -> Bytes
         uint8 [H, W, 3] RGB.
 
     Raises:
-        ValueError: For a colour space without a rule, such as Lab.
+        UnknownVariant: For a colour space without a rule, such as Lab.
     """
     with _opened(data, kind) as image:
         image.load()
@@ -174,7 +183,7 @@ def pillow_picture(data: bytes, kind: str, *, multiplied: bool = False) -> Bytes
             samples = np.asarray(image.convert("RGBA"))
             return samples[..., :3] if multiplied else over_black(samples[..., :3], samples[..., 3])
         if image.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
-            raise ValueError(image.mode)
+            raise UnknownVariant
         return np.asarray(image.convert("RGB"))
 
 
@@ -185,10 +194,10 @@ def pillow_deep(data: bytes, kind: str) -> Samples:
         [H, W] of uint16, int32 or float32.
 
     Raises:
-        ValueError: Where Pillow would reduce it to 8 bits.
+        UnknownVariant: Where Pillow would reduce it to 8 bits.
     """
     with _opened(data, kind) as image:
         image.load()
         if image.mode not in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
-            raise ValueError(image.mode)
+            raise UnknownVariant
         return np.asarray(image)

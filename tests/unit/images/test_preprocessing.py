@@ -27,7 +27,7 @@ def covering(length: int, side: int) -> np.ndarray:
     return np.clip(overlap, 0, None) / (length / side)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(0, 99))
 def test_shrinking_is_the_exact_mean_of_the_area(height: int, width: int, side: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -37,6 +37,14 @@ def test_shrinking_is_the_exact_mean_of_the_area(height: int, width: int, side: 
         expected = np.einsum("ij,kl,jlc->ikc", covering(height, side), covering(width, side), pixels.astype(float))
         assert np.abs(found - expected).max() <= 1
     assert found.min() >= pixels.min() and found.max() <= pixels.max()
+
+
+def test_shrinking_through_floats_changes_nothing(photo: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    for width, height, side in ((512, 384, 224), (333, 222, 96), (640, 101, 224), (224, 448, 224)):
+        through_floats = resize(photo(width, height), side)
+        with monkeypatch.context() as patch:
+            patch.setattr(preprocess, "MAX_FLOAT_SAMPLES", 0)
+            assert np.array_equal(resize(photo(width, height), side), through_floats)
 
 
 def test_one_side_may_shrink_while_the_other_grows() -> None:
