@@ -2,7 +2,7 @@
 SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-input --constraint requirements.lock
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-input --constraint requirements.lock
 DIR ?= nightread-demo
 PYTEST := $(BIN)/python -m pytest
 
@@ -42,12 +42,16 @@ clean: ## remove what the other targets made
 
 # The project itself is installed editable, so that its tests and Ray's workers run this checkout's files.
 .venv/.installed: pyproject.toml requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-		{ echo 'nightread needs Python 3.11, 3.12 or 3.13; PYTHON=… names another than $(PYTHON)' >&2; exit 2; }
-	$(PYTHON) -m venv .venv
+	$(MAKE) --no-print-directory .venv/bin/python
 	$(PIP) --editable .
 	@touch $@
 
-.venv/.tests-installed: .venv/.installed
+.venv/.tests-installed: pyproject.toml requirements.lock
+	$(MAKE) --no-print-directory .venv/bin/python
 	$(PIP) --editable '.[test]'
-	@touch $@
+	@touch .venv/.installed $@
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo 'nightread needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is none of them: say make PYTHON=…' >&2; exit 2; }
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 2; }
