@@ -142,7 +142,7 @@ def prediction_schema(classes: Sequence[str], carried: pa.Schema | None) -> pa.S
 
     Args:
         classes: The model's classes in order; one float32 column `p_<class>` each.
-        carried: The manifest's own columns, or None.
+        carried: The manifest's own columns, of plain types, or None.
 
     Returns:
         Our columns, those of the classes, then the carried ones; each field with the metadata `description`.
@@ -158,7 +158,7 @@ def prediction_schema(classes: Sequence[str], carried: pa.Schema | None) -> pa.S
     fields += [_field(column, "own") for column in _AFTER_CLASSES]
     if carried is not None:
         check_carried_names(carried.names)
-        fields += [_field(Column(field.name, _plain(field), _CARRIED_MEANING), "carried") for field in carried]
+        fields += [_field(Column(field.name, field.type, _CARRIED_MEANING), "carried") for field in carried]
     return pa.schema(fields)
 
 
@@ -233,7 +233,8 @@ def column_dictionary() -> list[tuple[str, str, str]]:
 def _type_name(kind: pa.DataType) -> str:
     if kind == TIMESTAMP:
         return "timestamp (µs, UTC)"
-    return {"date32[day]": "date", "float": "float32"}.get(str(kind), f"{kind}")
+    names = {pa.date32(): "date", pa.float32(): "float32", pa.bool_(): "boolean"}
+    return names.get(kind, f"{kind!s}")
 
 
 def _field(column: Column, kind: str) -> pa.Field:
@@ -241,39 +242,5 @@ def _field(column: Column, kind: str) -> pa.Field:
 
 
 def _kind(field: pa.Field) -> str:
-    return (field.metadata or {}).get(_KIND, b"").decode()
-
-
-def _plain(field: pa.Field) -> pa.DataType:
-    """The type under which a manifest's column is kept; integers keep their values, texts their letters."""
-    kind = field.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return pa.string()
-    if kind in _KEPT_AS:
-        return _KEPT_AS[kind]
-    if pa.types.is_timestamp(kind):
-        return TIMESTAMP if kind.tz else pa.timestamp("us")
-    raise UsageError(
-        f"The manifest's column {field.name!r} is of the type {kind}, which the table does not keep.",
-        "Write it as text, a number, a date or a timestamp, or leave it out of the manifest.",
-    )
-
-
-_KEPT_AS: Final[dict[pa.DataType, pa.DataType]] = {
-    pa.bool_(): pa.bool_(),
-    pa.int8(): pa.int8(),
-    pa.int16(): pa.int16(),
-    pa.int32(): pa.int32(),
-    pa.int64(): pa.int64(),
-    pa.uint8(): pa.int16(),
-    pa.uint16(): pa.int32(),
-    pa.uint32(): pa.int64(),
-    pa.float16(): pa.float32(),
-    pa.float32(): pa.float32(),
-    pa.float64(): pa.float64(),
-    pa.date32(): pa.date32(),
-    pa.date64(): pa.date32(),
-    pa.null(): pa.string(),
-}
+    metadata: dict[bytes, bytes] = field.metadata or {}
+    return metadata.get(_KIND, b"").decode()

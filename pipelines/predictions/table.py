@@ -192,7 +192,7 @@ def explained_errors(uri: str) -> Iterator[None]:
 
 
 def explain(error: Exception, uri: str) -> Exception:
-    """What a person can act on instead of an error of the table's library; the error itself if it is of another kind."""
+    """What a person can act on instead of an error of the table's library; the error itself if it is none of those."""
     from deltalake.exceptions import DeltaProtocolError, SchemaMismatchError
 
     text = str(error)

@@ -1,0 +1,238 @@
+"""A manifest instead of a listing: which images to score, and what else is known about each.
+
+Rows are staged in a local Parquet file with their numbers; repeats, contradictions and the versions of a bucket's
+objects are then found by DuckDB on disk, so that memory does not grow with the manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.archive.found import Listing
+from pipelines.archive.listing import LISTING_SCHEMA, listing_writer
+from pipelines.archive.manifest_rows import BATCH_ROWS, ManifestRows, open_manifest
+from pipelines.archive.manifest_uris import UriResolver
+from pipelines.errors import UsageError
+from pipelines.storage import files, paths
+from pipelines.storage.listing import list_files
+from pipelines.storage.reading import local_version
+
+if TYPE_CHECKING:
+    import duckdb
+
+OnCount = Callable[[int], None]
+
+_MEMORY_LIMIT: Final = "1GB"
+_ROW_NUMBER: Final = "nightread row"
+_STAT_THREADS: Final = 16
+_STATS_AT_ONCE: Final = 256
+_NAMED: Final = 10
+
+
+def read_manifest(
+    uri: str,
+    columns: Mapping[str, str],
+    root: str | None,
+    out_path: str | os.PathLike[str],
+    on_count: OnCount | None = None,
+) -> Listing:
+    """Read a manifest into the same local Parquet file that a listing makes.
+
+    CSV may have a byte order mark, `,` `;` or tab, and CRLF; its columns are all text. Columns without a name are
+    left out, exact repeats of a row dropped and counted. A local file that is not there gets the version ''.
+
+    Args:
+        uri: The manifest, `.csv` or `.parquet`, local or in a bucket.
+        columns: Our names to theirs, such as {"uri": "path"}.
+        root: Where relative URIs start and what none may leave; by default the manifest's folder.
+        out_path: Local Parquet file: `image_uri, image_version` and the further columns; replaced if it is there.
+        on_count: Called now and then with the rows read so far.
+
+    Returns:
+        What was found, in the manifest's order.
+
+    Raises:
+        UsageError: If the manifest is unusable; names the line and the rule, never a patient.
+        TryLater: If storage does not answer.
+    """
+    place = paths.canonical(uri)
+    with tempfile.TemporaryDirectory(prefix="nightread-manifest-") as folder:
+        rows = open_manifest(_local(place, folder), place, columns)
+        resolver = UriResolver(root, paths.parent(place), rows.unit)
+        staged = _Staged(Path(folder), rows)
+        staged.write(resolver, on_count)
+        resolver.check()
+        with staged.opened() as question:
+            repeats = _repeats(question, staged)
+            remote = resolver.prefix is not None and not paths.is_local(resolver.prefix)
+            found = _write_listing(question, staged, repeats, resolver.prefix if remote else None, out_path)
+        carried = staged.carried
+    return Listing(
+        Path(out_path),
+        found,
+        versions_from_manifest=remote and staged.has_versions,
+        carried=carried if len(carried) else None,
+        repeated=len(repeats),
+        repeated_rows=tuple(repeats[:_NAMED]),
+    )
+
+
+class _Staged:
+    """The manifest's rows with canonical URIs, in a local file, not yet without repeats."""
+
+    def __init__(self, folder: Path, rows: ManifestRows) -> None:
+        self.folder = folder
+        self.path = folder / "staged.parquet"
+        self.unit = rows.unit
+        self._rows = rows
+        names = rows.schema.names
+        if "image_uri" in names:
+            raise UsageError(
+                "The manifest has columns 'uri' and 'image_uri'; the table uses the second name itself.",
+                "Carry it under another name: --columns OTHER_NAME=image_uri.",
+            )
+        self.has_versions = "image_version" in names
+        self.carried = pa.schema([field for field in rows.schema if field.name not in ("uri", "image_version")])
+
+    def write(self, resolver: UriResolver, on_count: OnCount | None) -> None:
+        """Resolve every row."""
+        schema = pa.schema([(_ROW_NUMBER, pa.int64()), *LISTING_SCHEMA, *self.carried])
+        count = 0
+        with listing_writer(self.path, schema) as write:
+            for numbers, batch in self._rows.batches():
+                pairs = zip(batch.column("uri").to_pylist(), numbers.to_pylist(), strict=True)
+                uris = [resolver.resolve(uri, number) for uri, number in pairs]
+                if self.has_versions:
+                    versions = batch.column("image_version").cast(pa.string()).fill_null("")
+                else:
+                    versions = pa.array([""] * len(uris), pa.string())
+                cells = [numbers, pa.array(uris, pa.string()), versions, *(batch.column(n) for n in self.carried.names)]
+                write(pa.RecordBatch.from_arrays(cells, schema=schema))
+                count += len(uris)
+                if on_count:
+                    on_count(count)
+
+    def opened(self) -> duckdb.DuckDBPyConnection:
+        """A connection with the view `staged`."""
+        import duckdb
+
+        connection = duckdb.connect(
+            config={"memory_limit": _MEMORY_LIMIT, "temp_directory": str(self.folder / "spill"), "threads": 2}
+        )
+        connection.read_parquet(str(self.path)).create_view("staged")
+        return connection
+
+
+def _repeats(question: duckdb.DuckDBPyConnection, staged: _Staged) -> list[int]:
+    """Numbers of the rows that say again what an earlier one said.
+
+    Raises:
+        UsageError: If two rows say different things about the same image.
+    """
+    others = ["image_version", *staged.carried.names]
+    same = ", ".join(_quoted(name) for name in others)
+    number = _quoted(_ROW_NUMBER)
+    question.execute("CREATE TABLE twice AS SELECT image_uri FROM staged GROUP BY image_uri HAVING count(*) > 1")
+    contradictions = question.sql(
+        f"""SELECT list({number} ORDER BY {number}) FROM staged SEMI JOIN twice USING (image_uri)
+        GROUP BY image_uri HAVING count(DISTINCT row({same})) > 1 ORDER BY min({number}) LIMIT 1"""
+    ).fetchall()
+    if contradictions:
+        numbers = ", ".join(str(number) for number in contradictions[0][0][:_NAMED])
+        raise UsageError(
+            f"The manifest names the same image in {staged.unit}s {numbers} with different columns.",
+            "Keep one row for each image.",
+        )
+    repeated = question.sql(
+        f"""SELECT {number} FROM staged SEMI JOIN twice USING (image_uri)
+        QUALIFY row_number() OVER (PARTITION BY image_uri ORDER BY {number}) > 1 ORDER BY {number}"""
+    ).fetchall()
+    return [row[0] for row in repeated]
+
+
+def _write_listing(
+    question: duckdb.DuckDBPyConnection,
+    staged: _Staged,
+    repeats: list[int],
+    prefix: str | None,
+    out_path: str | os.PathLike[str],
+) -> int:
+    """Write each image once, in the manifest's order, with its version; the count of rows."""
+    schema = pa.schema([*LISTING_SCHEMA, *staged.carried])
+    dropped = pa.array(repeats, pa.int64())
+    found = 0
+    with listing_writer(out_path, schema) as write:
+        for batch in _with_versions(question, staged, prefix):
+            kept = batch.filter(pc.invert(pc.is_in(batch.column(_ROW_NUMBER), value_set=dropped)))
+            write(kept.select(schema.names).cast(schema))
+            found += kept.num_rows
+    return found
+
+
+def _with_versions(
+    question: duckdb.DuckDBPyConnection, staged: _Staged, prefix: str | None
+) -> Iterator[pa.RecordBatch]:
+    if prefix is None:
+        yield from _with_local_versions(pq.ParquetFile(staged.path).iter_batches(BATCH_ROWS))
+    elif staged.has_versions:
+        yield from pq.ParquetFile(staged.path).iter_batches(BATCH_ROWS)
+    else:
+        there = staged.folder / "there.parquet"
+        with listing_writer(there, LISTING_SCHEMA) as write:
+            for batch in list_files(paths.unescape_name(prefix), lambda _uri, _reason: None):
+                write(pa.RecordBatch.from_arrays([batch.uris, batch.versions], schema=LISTING_SCHEMA))
+        question.read_parquet(str(there)).create_view("there")
+        number = _quoted(_ROW_NUMBER)
+        yield from question.sql(
+            f"""SELECT staged.* REPLACE (coalesce(there.image_version, '') AS image_version)
+            FROM staged LEFT JOIN there USING (image_uri) ORDER BY {number}"""
+        ).to_arrow_reader(BATCH_ROWS)
+
+
+def _with_local_versions(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    # One call to a network share takes longer than a thousand to a disk: several at a time.
+    with ThreadPoolExecutor(_STAT_THREADS, thread_name_prefix="stat") as pool:
+        for batch in batches:
+            uris = batch.column("image_uri").to_pylist()
+            pieces = pool.map(_versions_of, (uris[i : i + _STATS_AT_ONCE] for i in range(0, len(uris), _STATS_AT_ONCE)))
+            versions = pa.array([version for piece in pieces for version in piece], pa.string())
+            yield batch.set_column(batch.schema.get_field_index("image_version"), "image_version", versions)
+
+
+def _versions_of(uris: list[str]) -> list[str]:
+    return [_version_of(uri) for uri in uris]
+
+
+def _version_of(uri: str) -> str:
+    try:
+        return local_version(os.stat(paths.unescape_name(uri)))
+    except (OSError, ValueError):
+        return ""  # whoever reads the image finds out why
+
+
+def _local(place: str, folder: str) -> str:
+    path = place
+    try:
+        if not paths.is_local(place):
+            path = os.path.join(folder, "manifest")
+            files.fetch(place, path)
+        elif os.path.isdir(path):
+            raise UsageError(f"The manifest {place!r} is a folder.", "Give the file.")
+        with files.explaining(place), open(path, "rb"):
+            pass
+    except FileNotFoundError:
+        raise UsageError(f"There is no manifest {place!r}.", "Check its name.") from None
+    return path
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
