@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipelines.errors import ImageFailure
 
 MAX_BYTES = 512 * 1024 * 1024
-"""Of a file: three times an uncompressed digital mammogram series, and what a decoding process can hold twice."""
+"""Of a file: far above any single picture that is read, and little enough to be held in memory while it is decoded."""
 MAX_PIXELS = 200_000_000
 """Of a picture: 600 MB as RGB; whole-slide pyramids are beyond and want tiles, not one score."""
 MAX_SIDE = 65_535
