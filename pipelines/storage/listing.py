@@ -200,16 +200,15 @@ class _Walk:
 
     def _follow_folder(self, path: str, target: str, inode: tuple[int, int]) -> bool:
         # Once for each target: folders that link to one another would otherwise be walked in every order.
-        if inode in self._followed or self._is_above(target, path):
+        if inode in self._followed or self._is_on_the_way(target):
             self._on_error(paths.escape_name(path), LINK_LOOP)
             return False
         self._followed.add(inode)
         return self._push(path)
 
-    @staticmethod
-    def _is_above(target: str, path: str) -> bool:
-        where = os.path.realpath(os.path.dirname(path))
-        return where == target or paths.is_inside(where, target)
+    def _is_on_the_way(self, target: str) -> bool:
+        """Say whether a folder that is being walked is this one or lies in it."""
+        return any(f"{os.path.realpath(folder)}/".startswith(f"{target}/") for folder, _ in self._open)
 
     def _wants(self, path: str, name: str) -> bool:
         return self._enter is None or self._enter(paths.escape_name(path), paths.escape_name(name))
@@ -245,14 +244,14 @@ def _in_order(entries: Any) -> Iterator[os.DirEntry[str]]:
         for entry in entries:
             held.append(entry)
             if len(held) == SORTED_ENTRIES:
-                yield from held
-                held = []
-                yield from entries
-        held.sort(key=_name_of)
+                break
+        else:
+            held.sort(key=_name_of)
         # Handed out from the end, so that each entry is let go as soon as it is done with.
         held.reverse()
         while held:
             yield held.pop()
+        yield from entries
 
 
 def _name_of(entry: os.DirEntry[str]) -> str:

@@ -53,7 +53,11 @@ def other_version(info: Mapping[str, Any]) -> str:
     """Return the version of a file of another fsspec scheme, from its details."""
     tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
     changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("created")
-    return str(tag).strip('"') if tag else f"{info.get('size')}-{changed}"
+    if tag:
+        return str(tag).strip('"')
+    # Some file systems give a time as a date in one answer and as a number in another.
+    moment = changed.timestamp() if isinstance(changed, datetime) else changed
+    return f"{info.get('size')}-{moment}"
 
 
 class ImageReader:

@@ -195,10 +195,10 @@ def _read_profile(known: Mapping[str, str]) -> _Profile:
     session = botocore.session.Session(profile=known.get("AWS_PROFILE") or None)
     session.set_config_variable("credentials_file", files[0])
     session.set_config_variable("config_file", files[1])
-    resolver = session.get_component("credential_provider")
-    for network_lookup in ("container-role", "iam-role"):
-        resolver.remove(network_lookup)
     try:
+        resolver = session.get_component("credential_provider")
+        for network_lookup in ("container-role", "iam-role"):
+            resolver.remove(network_lookup)
         section = session.get_scoped_config()
         credentials = session.get_credentials()
         frozen = credentials.get_frozen_credentials() if credentials else None
