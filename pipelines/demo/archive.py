@@ -190,9 +190,9 @@ def _draw_archived(home: Path, seed: int, index: int) -> tuple[str, str]:
 
 
 def _add_copies(home: Path, labelled: int) -> list[tuple[str, str]]:
-    """Two images of the labelled part turn up in the archive again: `in_training_set` will say so."""
+    """Some images of the labelled part turn up in the archive again: `in_training_set` will say so."""
     answers = []
-    for index in range(min(2, labelled)):
+    for index in range(min(5, labelled)):
         source = _labelled_path(home, index)
         target = home / "archive" / "outpatients" / f"second opinion {index + 1}{source.suffix}"
         target.parent.mkdir(parents=True, exist_ok=True)

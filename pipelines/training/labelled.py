@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.archive.globs import glob_expression
 from pipelines.archive.listing import Listing, ListingFilter, list_archive
 from pipelines.archive.manifest import read_manifest
 from pipelines.errors import UsageError
@@ -245,13 +247,21 @@ def _refuse_parts_missing(table: pa.Table) -> None:
 
 
 def _without(table: pa.Table, config: DataConfig) -> pa.Table:
-    """Leave out a manifest's images whose name or path below the root matches a pattern of --exclude."""
-    from fnmatch import fnmatchcase
+    """Leave out a manifest's images by the patterns that leave out files of a folder."""
+    below = pa.array(_below(table, config), pa.string())
+    for glob in config.exclude:
+        keep = pc.invert(pc.match_substring_regex(below, glob_expression(glob)))
+        table, below = table.filter(keep), below.filter(keep)
+    return table
 
-    def kept(uri: str) -> bool:
-        return not any(fnmatchcase(paths.name(uri), glob) or fnmatchcase(uri, glob) for glob in config.exclude)
 
-    return table.filter(pa.array([kept(uri) for uri in table["image_uri"].to_pylist()], pa.bool_()))
+def _below(table: pa.Table, config: DataConfig) -> list[str]:
+    """Path of each image below the data's root."""
+    root = paths.canonical(config.root or config.data)
+    if config.is_manifest and not config.root:
+        root = paths.parent(root)
+    uris = table["image_uri"].to_pylist()
+    return [paths.relative(uri, root) if paths.is_inside(uri, root) else uri for uri in uris]
 
 
 def _named(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
@@ -291,10 +301,9 @@ def _one_class_each(table: pa.Table) -> pa.Table:
 def _grouped(table: pa.Table, config: DataConfig) -> pa.Table:
     """Group by what the pattern finds in each path below the data's folder."""
     pattern = re.compile(config.group_by or "")
-    root = paths.canonical(config.root or (paths.parent(config.data) if config.is_manifest else config.data))
     groups: list[str | None] = []
-    for uri in table["image_uri"].to_pylist():
-        found = pattern.search(paths.relative(uri, root) if paths.is_inside(uri, root) else uri)
+    for path in _below(table, config):
+        found = pattern.search(path)
         groups.append(None if found is None else found[1] if pattern.groups and found[1] else found[0])
     if not any(groups):
         raise UsageError(f"--group-by {config.group_by!r} finds nothing in any path.", "Try it on one of the paths.")

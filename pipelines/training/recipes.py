@@ -205,9 +205,8 @@ def _typed(key: str, value: Any) -> Value:
         return float(value)
     if kind is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
-    if type(value) is kind:
-        typed: Value = value
-        return typed
+    if isinstance(value, str | int | float) and type(value) is kind:
+        return value
     raise _wrong(key, value)
 
 
@@ -224,7 +223,7 @@ def _from_text(key: str, text: str) -> Value:
         raise _wrong(key, text) from None
 
 
-def _check(key: str, value: Any) -> None:
+def _check(key: str, value: Value) -> None:
     rule = RULES[key]
     finite = not isinstance(value, float) or math.isfinite(value)
     if type(value) is not rule.kind or not finite or not rule.holds(value):

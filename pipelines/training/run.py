@@ -84,8 +84,15 @@ def _calibration_rows(config: TrainConfig, labelled: LabelledImages) -> NDArray[
     people = labelled.table["person"].to_pylist()
     uris = labelled.table["image_uri"].to_pylist()
     allowed = [part in (None, "train") for part in labelled.table["part"].to_pylist()]
-    groups = group_images(uris, people)
+    groups = group_images(_below_shared_folders(uris), people)
     return choose_for_train(labelled.label_numbers(), groups, images=MAX_IMAGES, seed=config.seed, allowed=allowed)
+
+
+def _below_shared_folders(uris: list[str]) -> list[str]:
+    """Paths without the folders that all share, so that a copy of the data elsewhere gives the same model."""
+    first, last = min(uris).split("/"), max(uris).split("/")
+    shared = next((index for index, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), 0)
+    return ["/".join(uri.split("/")[shared:]) for uri in uris]
 
 
 def _network(config: TrainConfig, labelled: LabelledImages, chosen: NDArray[np.int64]) -> Network:

@@ -38,7 +38,7 @@ def test_what_lies_in_the_folder(tmp_path: Path) -> None:
     assert sorted(path.name for path in drawn.labelled.iterdir()) == list(CLASSES)
     with drawn.labels.open(encoding="utf-8") as lines:
         answers = {row["uri"]: row["label"] for row in csv.DictReader(lines)}
-    assert len(answers) == 10 + 2
+    assert len(answers) == 10 + 5
     for uri in answers:
         pixels = cv2.imdecode(np.frombuffer((drawn.folder / uri).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
         assert pixels is not None, uri

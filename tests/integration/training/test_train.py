@@ -1,0 +1,214 @@
+"""Training from files to a bundle: with TensorFlow, and with Ray computing the features."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.session import start_or_join
+from pipelines.demo.archive import draw_archive
+from pipelines.errors import UsageError
+from pipelines.images.preprocess import Preprocessing
+from pipelines.models.registry import resolve
+from pipelines.models.runtime import Scorer
+from pipelines.training.config import TrainConfig
+from pipelines.training.labelled import DataConfig
+from pipelines.training.recipes import load_recipe
+from pipelines.training.run import train
+
+Connect = Callable[[], AbstractContextManager[Any]]
+SMALL = {"alpha": "0.35", "input_size": "64", "epochs": "20", "learning_rate": "0.01"}
+
+
+@pytest.fixture(scope="module")
+def connect() -> Iterator[Connect]:
+    """One Ray for all trainings of this file."""
+    with start_or_join("local") as size:
+        yield lambda: contextlib.nullcontext(size)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty drawn images, one broken, one copied."""
+    drawn = draw_archive(tmp_path_factory.mktemp("drawn"), 5, labelled=60, archive=1)
+    benign = sorted((drawn.labelled / "benign").iterdir())
+    (drawn.labelled / "benign" / "copy é.jpg").write_bytes(benign[3].read_bytes())
+    (drawn.labelled / "malignant" / "broken.jpg").write_bytes(benign[0].read_bytes()[:300])
+    return drawn.labelled
+
+
+def config(data: Path | str, models: Path, **changes: Any) -> TrainConfig:
+    values = {"recipe": load_recipe("default", SMALL), "weights": "none", "name": "tissue"} | changes
+    return TrainConfig(data=DataConfig(str(data)), models=str(models), **values)
+
+
+def silent(_progress: object) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def trained(labelled: Path, connect: Connect, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    models = tmp_path_factory.mktemp("models")
+    return models, train(config(labelled, models), connect, silent)
+
+
+def table(bundle: Any, name: str) -> Any:
+    return pq.read_table(io.BytesIO(bundle.read(name)))
+
+
+def test_the_report_says_what_was_done(trained: tuple[Path, Any]) -> None:
+    _, report = trained
+    assert (report.version, report.champion, report.positive_classes) == ("v1", "v1", ("malignant",))
+    assert sum(sum(counts.values()) for counts in report.parts.values()) == 61
+    assert [Path(image.image_uri).name for image in report.unreadable] == ["broken.jpg"]
+    assert report.unreadable[0].error_code == "truncated"
+    low, high = report.roc_auc_interval
+    assert low <= report.validation["roc_auc"] <= high
+    # So small a network on so few images may be useless; then the model is written all the same, and says so.
+    assert any("coin" in text for text in report.warnings) == (low <= 0.5 <= high)
+    assert sum(map(sum, report.confusion_matrix)) == sum(report.parts["val"].values())
+    assert any("Only 10 images validate" in text or "Only 9 images" in text for text in report.warnings)
+    answer = report.as_json()
+    assert {"model", "version", "path", "model_id", "champion", "epochs", "best_epoch", "validation"} <= set(answer)
+
+
+def test_the_bundle_answers_what_validation_recorded(trained: tuple[Path, Any], labelled: Path) -> None:
+    models, report = trained
+    bundle = resolve(f"{models}/tissue")
+    assert bundle.model_id == report.model_id
+    scorer = Scorer(*bundle.scorer("float32"))
+    rows = {row["content_sha256"]: row for row in table(bundle, "validation.parquet").to_pylist()}
+    seen = 0
+    for path in labelled.rglob("*.*"):
+        if path.name == "broken.jpg":
+            continue
+        prepared = Preprocessing(bundle.input_size).prepare(path.read_bytes())
+        if prepared.content_sha256 in rows:
+            row = rows[prepared.content_sha256]
+            np.testing.assert_allclose(scorer(prepared.pixels), [row["p_benign"], row["p_malignant"]], atol=1e-3)
+            assert (row["label"], row["width"], row["height"]) == (path.parent.name, prepared.width, prepared.height)
+            assert row["suffix"] == path.suffix
+            seen += 1
+    assert seen == len(rows) or seen == len(rows) + 1
+    decided = [row["p_malignant"] >= report.threshold for row in rows.values() if row["label"] == "malignant"]
+    assert np.mean(decided) >= 0.95
+
+
+def test_the_split_is_in_the_bundle(trained: tuple[Path, Any]) -> None:
+    models, _ = trained
+    bundle = resolve(f"{models}/tissue")
+    split = table(bundle, "split.parquet").to_pylist()
+    assert set(split[0]) == {"content_sha256", "perceptual_hash", "group", "part"}
+    assert len(split) == 61
+    assert len({row["content_sha256"] for row in split}) == 60
+    by_content: dict[str, set[str]] = {}
+    for row in split:
+        by_content.setdefault(row["content_sha256"], set()).add(row["part"])
+    assert all(len(found) == 1 for found in by_content.values())
+    assert bundle.training_hashes() == {row["content_sha256"] for row in split if row["part"] != "test"}
+    history = bundle.read("history.csv").decode().splitlines()
+    assert history[0].startswith("epoch,loss,accuracy,precision,recall,roc_auc,val_loss")
+    card = (Path(bundle.uri) / "MODEL_CARD.md").read_text()
+    assert "malignant" in card
+    assert "Warning" in card
+
+
+def test_a_second_training_elsewhere_gives_the_same_arrays(
+    trained: tuple[Path, Any], labelled: Path, connect: Connect, tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copied" / "data"
+    shutil.copytree(labelled, copy)
+    again = train(config(copy, tmp_path / "models"), connect, silent)
+    first, second = resolve(f"{trained[0]}/tissue"), resolve(again.path)
+    assert first.read("scorer.tflite") == second.read("scorer.tflite")
+    assert table(first, "split.parquet").equals(table(second, "split.parquet"))
+    assert table(first, "validation.parquet").equals(table(second, "validation.parquet"))
+    assert (first.temperature, first.thresholds) == (second.temperature, second.thresholds)
+
+
+def test_a_later_version_waits_and_its_features_are_cached(trained: tuple[Path, Any], labelled: Path) -> None:
+    models, _ = trained
+
+    def no_cluster() -> AbstractContextManager[Any]:
+        raise AssertionError("features are cached, Ray must not be needed")
+
+    recipe = load_recipe("default", {**SMALL, "dense_units": "8", "optimizer": "sgd"})
+    report = train(config(labelled, models, recipe=recipe), no_cluster, silent)
+    assert (report.version, report.champion) == ("v2", "v1")
+
+
+def test_the_labels_of_the_test_part_change_nothing(
+    trained: tuple[Path, Any], labelled: Path, connect: Connect, tmp_path: Path
+) -> None:
+    import hashlib
+
+    models, _ = trained
+    bundle = resolve(f"{models}/tissue@v1")
+    part = {row["content_sha256"]: row["part"] for row in table(bundle, "split.parquet").to_pylist()}
+    readable = [path for path in sorted(labelled.rglob("*.*")) if path.name != "broken.jpg"]
+    written = []
+    for turned in (False, True):
+        rows = ["uri,label,split"]
+        for path in readable:
+            own = part[hashlib.sha256(path.read_bytes()).hexdigest()]
+            label = path.parent.name
+            if turned and own == "test":
+                label = "benign" if label == "malignant" else "malignant"
+            rows.append(f"{path},{label},{own}")
+        manifest = tmp_path / f"{turned}.csv"
+        manifest.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        data = DataConfig(str(manifest), root=str(labelled))
+        how = TrainConfig(data, str(tmp_path / "models"), f"m{turned}", load_recipe("default", SMALL), "none")
+        written.append(resolve(train(how, connect, silent).path))
+    first, second = written
+    for name in ("scorer.tflite", "split.parquet", "validation.parquet"):
+        assert first.read(name) == second.read(name), name
+    assert first.thresholds == second.thresholds
+
+
+def test_bad_input_leaves_nothing_in_models(labelled: Path, connect: Connect, tmp_path: Path) -> None:
+    twice = tmp_path / "twice"
+    for label in ("a", "b"):
+        for number, path in enumerate(sorted((labelled / "benign").iterdir())[:11]):
+            (twice / label).mkdir(parents=True, exist_ok=True)
+            data = path.read_bytes() if number == 0 else path.read_bytes() + label.encode()
+            (twice / label / path.name).write_bytes(data)
+    models = tmp_path / "models"
+    with pytest.raises(UsageError, match="two classes under different names"):
+        train(config(twice, models), connect, silent)
+    nan = load_recipe(
+        "default", {**SMALL, "optimizer": "sgd", "learning_rate": "10", "dense_units": "64", "epochs": "400"}
+    )
+    with contextlib.suppress(UsageError):
+        train(config(labelled, models, recipe=nan, name="diverges", seed=1), connect, silent)
+        pytest.skip("this learning rate did not diverge here")
+    for name in ("tissue", "diverges"):
+        found = os.listdir(models / name) if (models / name).exists() else []
+        assert found in ([], ["work"]), found
+
+
+def test_both_real_sets_are_trained_as_they_are(shared_data: Path, connect: Connect, tmp_path: Path) -> None:
+    weights = str(shared_data / "weights" / "mobilenet_v2_0.35_224_no_top.weights.h5")
+    recipe = load_recipe("default", {"alpha": "0.35"})
+    folders = DataConfig(str(shared_data / "brain_tumor_mri"))
+    manifest = DataConfig(
+        str(shared_data / "chest_xray" / "data_1.csv"),
+        columns={"uri": "image_path", "label": "target"},
+        class_names={"0": "normal", "1": "pneumonia"},
+    )
+    for name, data, least in (("mri", folders, 0.8), ("xray", manifest, 0.9)):
+        report = train(TrainConfig(data, str(tmp_path), name, recipe, weights), connect, silent)
+        assert report.validation["roc_auc"] > least
+        assert report.positive_classes == (("yes",) if name == "mri" else ("pneumonia",))
+        assert not report.unreadable

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import UsageError
+from pipelines.training.labelled import DataConfig, read_labelled
+
+
+def fill(folder: Path, count: int, suffix: str = ".jpg") -> list[Path]:
+    """Files whose names end like images; nothing here decodes them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = [folder / f"{number:02d}{suffix}" for number in range(count)]
+    for path in made:
+        path.write_bytes(str(path).encode())
+    return made
+
+
+def manifest(folder: Path, header: str, rows: Sequence[str]) -> str:
+    path = folder / "labels.csv"
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def two_classes(tmp_path: Path) -> Path:
+    fill(tmp_path / "data" / "benign", 12)
+    fill(tmp_path / "data" / "malignant" / "left", 6)
+    fill(tmp_path / "data" / "malignant" / "rechts ü", 5, ".PNG")
+    (tmp_path / "data" / "notes.txt").write_text("no image")
+    return tmp_path / "data"
+
+
+def test_a_folder_per_class(two_classes: Path) -> None:
+    found = read_labelled(DataConfig(str(two_classes)))
+    assert found.classes == ("benign", "malignant")
+    assert Counter(found.table["label"].to_pylist()) == {"benign": 12, "malignant": 11}
+    assert found.table["image_uri"].to_pylist() == sorted(found.table["image_uri"].to_pylist())
+    assert all(found.table["image_version"].to_pylist())
+    assert not found.has_split
+    assert found.table["person"].null_count == 23
+    assert found.left_out["suffix"] == 1
+    assert found.label_numbers() == [0] * 12 + [1] * 11
+
+
+def test_folders_of_parts(tmp_path: Path) -> None:
+    for part, count in (("train", 10), ("Valid", 3), ("test", 4)):
+        for label in ("no", "yes"):
+            fill(tmp_path / part / label, count)
+    found = read_labelled(DataConfig(str(tmp_path)))
+    assert found.has_split
+    assert found.classes == ("no", "yes")
+    assert Counter(found.table["part"].to_pylist()) == {"train": 20, "val": 6, "test": 8}
+
+
+def test_exclude_leaves_masks_out(two_classes: Path) -> None:
+    fill(two_classes / "benign", 4, "_mask.png")
+    found = read_labelled(DataConfig(str(two_classes), exclude=("*_mask*",)))
+    assert found.table.num_rows == 23
+
+
+def test_a_manifest_with_other_names(tmp_path: Path) -> None:
+    fill(tmp_path / "img", 24)
+    rows = [f"img/{n:02d}.jpg;{n % 2};00{n // 2};{'train' if n < 20 else 'test'}" for n in range(24)]
+    config = DataConfig(
+        manifest(tmp_path, "image_path;target;mrn;split", rows),
+        columns={"uri": "image_path", "label": "target", "patient_id": "mrn"},
+        class_names={"0": "normal", "1": "pneumonia"},
+    )
+    found = read_labelled(config)
+    assert found.classes == ("normal", "pneumonia")
+    assert found.table["person"].to_pylist()[:3] == ["000", "000", "001"]
+    assert Counter(found.table["part"].to_pylist()) == {"train": 20, "test": 4}
+
+
+def test_a_manifest_is_narrowed_and_grouped_by_its_paths(tmp_path: Path) -> None:
+    fill(tmp_path / "a" / "p1", 12)
+    fill(tmp_path / "b" / "p2", 12)
+    fill(tmp_path / "b" / "p2", 1, "_mask.png")
+    rows = [f"{path.relative_to(tmp_path)},{path.parts[-3]}" for path in sorted(tmp_path.rglob("*.*g"))]
+    data = manifest(tmp_path, "uri,label", rows)
+    found = read_labelled(DataConfig(data, exclude=("*_mask*",), group_by="p([0-9]+)"))
+    assert found.table.num_rows == 24
+    assert set(found.table["person"].to_pylist()) == {"1", "2"}
+    with pytest.raises(UsageError, match="finds nothing"):
+        read_labelled(DataConfig(data, group_by="patient"))
+
+
+def twelve(label: str, first: int = 0) -> list[str]:
+    return [f"{number:02d}.jpg,{label}" for number in range(first, first + 12)]
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "words"),
+    [
+        ("uri,label", [*twelve("a"), "12.jpg,"], ["1 of 13", "empty label"]),
+        ("uri,label", twelve("a"), ["only one class", "a: 12"]),
+        (
+            "uri,label",
+            [*twelve("a"), *[f"{n}.jpg,b" for n in range(12, 21)]],
+            ["'b'", "fewer than 10", "b: 9", "a: 12"],
+        ),
+        ("uri,kind", [*twelve("a"), *twelve("b", 12)], ["label"]),
+        ("uri,label", [*twelve("Grade 1"), *twelve("grade-1", 12)], ["grade"]),
+        ("uri,label", [*twelve("a"), *twelve("b", 12), "00.jpg,b"], []),
+        (
+            "uri,label,split",
+            [*(f"{row},train" for row in twelve("a")), *(f"{row},later" for row in twelve("b", 12))],
+            ["later"],
+        ),
+        (
+            "uri,label,split",
+            [*(f"{row},train" for row in twelve("a")), *(f"{row}," for row in twelve("b", 12))],
+            ["12 of 24"],
+        ),
+    ],
+)
+def test_what_no_classifier_can_learn_from_is_refused(
+    tmp_path: Path, header: str, rows: list[str], words: list[str]
+) -> None:
+    fill(tmp_path, 25)
+    with pytest.raises(UsageError) as caught:
+        read_labelled(DataConfig(manifest(tmp_path, header, rows)))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_images_outside_of_a_class_are_named(two_classes: Path) -> None:
+    fill(two_classes, 1)
+    with pytest.raises(UsageError, match=r"1 images lie outside.*00\.jpg"):
+        read_labelled(DataConfig(str(two_classes)))
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no images"):
+        read_labelled(DataConfig(str(tmp_path)))
+
+
+def test_class_names_must_fit(two_classes: Path) -> None:
+    for names in ({"benign": "good"}, {"benign": "a", "malignant": "b", "other": "c"}):
+        with pytest.raises(UsageError, match="benign, malignant"):
+            read_labelled(DataConfig(str(two_classes), class_names=names))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"data": "folder", "columns": {"label": "target"}},
+        {"data": "folder", "root": "/"},
+        {"data": "a.csv", "columns": {"colour": "target"}},
+        {"data": "folder", "group_by": "("},
+    ],
+)
+def test_options_that_do_not_belong_are_refused(arguments: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        DataConfig(**arguments)  # type: ignore[arg-type]
