@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipelines.errors import TryLater, UsageError
 
@@ -150,7 +151,7 @@ def _environment(values: dict[str, str], removed: tuple[str, ...] = ()) -> Itera
                 os.environ[name] = value
 
 
-def _quiet_ray():  # type: ignore[no-untyped-def]  # a module has no useful static type
+def _quiet_ray() -> Any:
     import ray
 
     for name in ("ray", "ray.data", "ray._private"):
@@ -160,13 +161,14 @@ def _quiet_ray():  # type: ignore[no-untyped-def]  # a module has no useful stat
 
 def _reread_environment() -> None:
     """Ray reads its token once a process; a second session, or an earlier import, must not keep another's."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray import _raylet
 
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    compiled: Any = _raylet
+    compiled.Config.initialize("")
+    compiled.AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _init(ray, **arguments: object) -> None:  # type: ignore[no-untyped-def]
+def _init(ray: Any, **arguments: object) -> None:
     """Start or join, then give SIGTERM back to its owner: Ray takes it over to end the process at once."""
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=False, **arguments)

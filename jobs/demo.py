@@ -52,12 +52,12 @@ def demo(
         _train(console, places, connect)
         console.say(f"\nScoring {places.archive}")
         first = _score(console, places, connect)
-    console.say(score_command.summary(first, places.archive))
+    console.say(score_command.summary(first))
     area, known = roc_auc_of(places.results, drawn)
     console.say(f"  ROC AUC     {area:.3f} on {known:,} images of known label that the model was not trained on")
     console.say("\nScoring it again, as the next night does")
     second = _score(console, places, lambda: start_or_join("local"))
-    console.say(score_command.summary(second, places.archive))
+    console.say(score_command.summary(second))
     seconds = time.monotonic() - began
     console.result(_answer(places, first, second, area, known, seconds), _closing(places, seconds))
     return first.exit_code

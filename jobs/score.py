@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.console import Console, JsonOption, duration
+from jobs.console import Console, JsonOption, Progress, duration
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,7 +83,7 @@ def score(
             display.tell,
             row_printer(console, config.archive) if list_images else None,
         )
-    console.result(report.as_json(), summary(report, config.archive, retry_hint=not retry_failed))
+    console.result(report.as_json(), summary(report))
     return report.exit_code
 
 
@@ -98,30 +99,24 @@ class ScoreDisplay:
         self._console = console
         self._phases = phases or _PHASES
         self._phase = ""
-        self._bar = None
-        self._context = None
+        self._stack = contextlib.ExitStack()
+        self._bar: Progress | None = None
 
     def __enter__(self) -> ScoreDisplay:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._close()
+        self._stack.close()
 
     def tell(self, progress: ScoreProgress) -> None:
         """Show where the command stands."""
-        if progress.phase != self._phase:
-            self._close()
+        if self._bar is None or progress.phase != self._phase:
+            self._stack.close()
             self._phase = progress.phase
-            self._context = self._console.progress(progress.total, self._phases[progress.phase])
-            self._bar = self._context.__enter__()
+            self._bar = self._stack.enter_context(self._console.progress(progress.total, self._phases[self._phase]))
         self._bar.update(
             progress.done, failed=progress.failed, rate=progress.images_per_second, eta=progress.seconds_left
         )
-
-    def _close(self) -> None:
-        if self._context is not None:
-            self._context.__exit__(None, None, None)
-        self._context = self._bar = None
 
 
 _PHASES = {
@@ -150,7 +145,7 @@ def row_printer(console: Console, archive: str) -> Callable[[pa.Table], None]:
     return show
 
 
-def summary(report: ScoreReport, archive: str, retry_hint: bool = True) -> str:
+def summary(report: ScoreReport) -> str:
     """The figures of a command for a person: what was found, what was new, what failed and why."""
     lines = [*_found_lines(report), *_scored_lines(report)]
     if report.counts.failed:

@@ -56,6 +56,9 @@ class FailThreshold:
         return self.share is not None and failed > self.share * total
 
 
+ONE_PER_CENT = FailThreshold("1%", 0.01, None)
+
+
 @dataclass(frozen=True)
 class PoolSize:
     """How many actors score, at least and at most; None leaves it to the size of the cluster."""
@@ -123,7 +126,7 @@ class ScoreConfig:
     dry_run: bool = False
     rescore: bool = False
     retry_failed: bool = False
-    fail_threshold: FailThreshold = FailThreshold("1%", 0.01, None)
+    fail_threshold: FailThreshold = ONE_PER_CENT
     allow_empty: bool = False
     who: Mapping[str, Any] = field(default_factory=dict)
 

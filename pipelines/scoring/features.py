@@ -106,4 +106,4 @@ def _write_plan(images: pa.Table, folder: RunFolder) -> None:
     with tempfile.TemporaryDirectory(prefix="nightread-plan-") as temporary:
         path = Path(temporary) / "plan.parquet"
         pq.write_table(plan, path, row_group_size=SHARD_SIZE * SHARDS_PER_GROUP)
-        files.put(path, folder.plan)
+        files.put(str(path), folder.plan)

@@ -51,7 +51,7 @@ class ShardActor:
         self._plan = PlanFile(self._open.enter_context(files.open_input(work.folder.plan)))
         self._group = -1
         self._images: dict[int, pa.Table] = {}
-        self._name = f"{ray.util.get_node_ip_address()}-{os.getpid()}"
+        self._name = f"{ray.get_runtime_context().get_node_id()}-{os.getpid()}"
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Score the shards of a block; yields one receipt for each."""
@@ -117,7 +117,8 @@ def score_shards(
     )
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for text in batch["receipt"].to_pylist():
+            receipts: pa.Table = batch
+            for text in receipts["receipt"].to_pylist():
                 on_receipt(Receipt(**json.loads(text)))
     except ray.exceptions.RayError as error:
         raise _understood(error) from error

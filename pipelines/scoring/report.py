@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.scoring.config import FailThreshold
+from pipelines.scoring.config import ONE_PER_CENT, FailThreshold
 from pipelines.scoring.scorer import Receipt
 
 
@@ -114,9 +114,7 @@ class RunCounts:
         return self.scored + self.failed
 
     def __add__(self, other: RunCounts) -> RunCounts:
-        return RunCounts(
-            self.scored + other.scored, dict(Counter(self.failed_by_code) + Counter(other.failed_by_code))
-        )
+        return RunCounts(self.scored + other.scored, dict(Counter(self.failed_by_code) + Counter(other.failed_by_code)))
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,7 @@ class ScoreReport:
     seconds_estimated: float | None = None
     table_version: int | None = None
     dry_run: bool = False
-    threshold: FailThreshold = FailThreshold("1%", 0.01, None)
+    threshold: FailThreshold = ONE_PER_CENT
 
     @property
     def exit_code(self) -> int:

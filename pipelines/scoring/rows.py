@@ -132,7 +132,9 @@ def _answer_columns(outcomes: Sequence[Outcome], context: RowContext) -> dict[st
         "decision": pa.array([bundle.decision(float(p)) for p in positive], pa.string(), mask=missing),
     }
     for index, name in enumerate(bundle.classes):
-        columns[class_column(name)] = pa.array(np.ascontiguousarray(probabilities[:, index]), pa.float32(), mask=missing)
+        columns[class_column(name)] = pa.array(
+            np.ascontiguousarray(probabilities[:, index]), pa.float32(), mask=missing
+        )
     return columns
 
 

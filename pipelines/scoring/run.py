@@ -18,8 +18,8 @@ from pipelines.predictions.runs import RunFolder, RunRecord
 from pipelines.predictions.schema import prediction_schema
 from pipelines.scoring import parts
 from pipelines.scoring.config import ScoreConfig
-from pipelines.scoring.night import Night, Planned, Tell, check_archive, open_night, planned_work
 from pipelines.scoring.gate import Gate, PartMissing
+from pipelines.scoring.night import Night, Planned, Tell, check_archive, open_night, planned_work
 from pipelines.scoring.parts import PlanFile
 from pipelines.scoring.report import RunCounts, ScoreProgress, ScoreReport, Tally
 from pipelines.scoring.rows import RowContext
@@ -208,7 +208,7 @@ class _Job:
         started = datetime.datetime.now(datetime.UTC)
         folder = RunFolder(night.results, runs.new_run_id())
         self._lease.check()
-        files.put(planned.path, folder.plan)
+        files.put(str(planned.path), folder.plan)
         record = RunRecord(
             run_id=folder.run_id,
             fingerprint=night.fingerprint,
@@ -351,4 +351,3 @@ def _counts_in_table(results: str, run_id: str) -> RunCounts:
 
 def _as_record(counts: RunCounts) -> dict[str, Any]:
     return {"scored": counts.scored, "failed": counts.failed, "failed_by_code": dict(counts.failed_by_code)}
-

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from pipelines.errors import ImageFailure
+from pipelines.errors import ImageFailure, ModelRefused
 from pipelines.images.child import DecodeChild
 from pipelines.images.fingerprint import difference_hash
 from pipelines.images.preprocess import Prepared, Preprocessing
@@ -135,10 +135,11 @@ def score_image(blob: Future[Blob], prepare: Callable[[bytes], Prepared], kernel
         return Outcome(version, failure=failure)
     except MemoryError:
         return Outcome(version, failure=ImageFailure("too_large", "There was not enough memory to decode the image."))
-    if not np.isfinite(answer).all():
-        failure = ImageFailure("unsupported", "The model gave no finite answer for this image.")
-        return Outcome(version, prepared, failure=failure)
-    return Outcome(version, prepared, np.array(answer, np.float32))
+    except ModelRefused:
+        # No finite number, as from a model that divides by the contrast of an evenly black picture: no score is
+        # better than a wrong one, and the other images keep theirs.
+        return Outcome(version, failure=ImageFailure("unsupported", "The model has no finite answer for this image."))
+    return Outcome(version, prepared, answer)
 
 
 @contextlib.contextmanager

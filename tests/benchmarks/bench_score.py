@@ -44,7 +44,9 @@ def draw_images(folder: Path, count: int) -> None:
             continue
         coarse = generator.uniform(40, 220, (12, 16, 3)).astype(np.float32)
         y, x = int(generator.integers(HEIGHT)), int(generator.integers(WIDTH))
-        picture = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) + grain[y : y + HEIGHT, x : x + WIDTH]
+        picture = (
+            cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) + grain[y : y + HEIGHT, x : x + WIDTH]
+        )
         encoded = cv2.imencode(".jpg", np.clip(picture, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
         path.write_bytes(encoded.tobytes())
 
@@ -224,7 +226,17 @@ def run_nightread(models: Path, images: Path, results: Path) -> dict:
     began = time.perf_counter()
     watcher = threading.Thread(target=watch_first_part, args=(results, began, seen, stop))
     watcher.start()
-    command = [sys.executable, "-m", "jobs", "score", str(images), "--model", f"{models}/bench", "--results", str(results)]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs",
+        "score",
+        str(images),
+        "--model",
+        f"{models}/bench",
+        "--results",
+        str(results),
+    ]
     done = subprocess.run([*command, "--json"], env=ENVIRONMENT, capture_output=True, text=True, check=False)
     stop.set()
     watcher.join()
@@ -235,7 +247,10 @@ def run_nightread(models: Path, images: Path, results: Path) -> dict:
     from deltalake import DeltaTable
 
     table = ds.dataset(DeltaTable(results / "predictions").file_uris()).to_table(columns=["image_uri", "p_malignant"])
-    answers = {os.path.basename(u): p for u, p in zip(table["image_uri"].to_pylist(), table["p_malignant"].to_pylist(), strict=True)}
+    answers = {
+        os.path.basename(u): p
+        for u, p in zip(table["image_uri"].to_pylist(), table["p_malignant"].to_pylist(), strict=True)
+    }
     return {**report, **seen, "rows": table.num_rows, "answers": answers}
 
 
@@ -266,8 +281,18 @@ def main() -> None:
             ours = run_nightread(models, images, Path(results) / "results")
         difference = largest_difference(raw.pop("answers"), ours.pop("answers"))
         print(json.dumps({"round": number, "what": "raw", **raw}), flush=True)
-        print(json.dumps({"round": number, "what": "nightread", **ours, "largest_difference_to_raw": difference,
-                          "of_raw": ours["images_per_second"] / raw["images_per_second"]}), flush=True)
+        print(
+            json.dumps(
+                {
+                    "round": number,
+                    "what": "nightread",
+                    **ours,
+                    "largest_difference_to_raw": difference,
+                    "of_raw": ours["images_per_second"] / raw["images_per_second"],
+                }
+            ),
+            flush=True,
+        )
         if ours["rows"] != options.images or difference > 1e-6:
             raise SystemExit("the answers differ")
         if options.peers:
@@ -275,8 +300,18 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as out:
                     peer = run_script(script, str(models), str(images), workers, f"{out}/table")
                 rows = len(peer.pop("answers"))
-                print(json.dumps({"round": number, "what": what, **peer, "rows": rows,
-                                  "nightread_is_times": ours["images_per_second"] / peer["images_per_second"]}), flush=True)
+                print(
+                    json.dumps(
+                        {
+                            "round": number,
+                            "what": what,
+                            **peer,
+                            "rows": rows,
+                            "nightread_is_times": ours["images_per_second"] / peer["images_per_second"],
+                        }
+                    ),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def test_a_paused_writer_that_wakes_up_doubles_nothing(
     assert done.answer["scored"] == 40
     assert (done.answer["resumed"] is not None) == same_configuration
     os.kill(paused.pid, signal.SIGCONT)
-    out, errors = paused.communicate(timeout=120)
+    _, errors = paused.communicate(timeout=120)
     assert paused.returncode in ((0, 75) if same_configuration else (75,)), errors
     assert "Traceback" not in errors
     rows = rows_of(results)

@@ -101,7 +101,9 @@ def children_of(pid: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit():
-                parents.setdefault(int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]), []).append(int(entry.name))
+                parents.setdefault(int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]), []).append(
+                    int(entry.name)
+                )
         except OSError:
             continue
     found, waiting = [], [pid]
@@ -161,7 +163,16 @@ def test_stopped_by_a_signal_and_continued(
 ) -> None:
     archive, results = tmp_path / "archive", tmp_path / "results"
     paths = draw(archive, 800)
-    arguments = ["score", str(archive), "--model", f"{tiny_models}/cells", "--results", str(results), "--shard-size", "8"]
+    arguments = [
+        "score",
+        str(archive),
+        "--model",
+        f"{tiny_models}/cells",
+        "--results",
+        str(results),
+        "--shard-size",
+        "8",
+    ]
     process = subprocess.Popen(
         [*COMMAND, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -73,7 +73,7 @@ def test_what_it_prints(scored: dict) -> None:
 
 
 def test_rows_agree_with_an_independent_computation(scored: dict, tiny_models: Path, rows_of: Callable) -> None:
-    """Decode with Pillow, resize with OpenCV, run LiteRT by hand: the table's probabilities to 1e-2, its class alike."""
+    """Decode with Pillow, resize with OpenCV, run LiteRT by hand: the same probabilities to 1e-2."""
     import cv2
     from ai_edge_litert.interpreter import Interpreter
     from PIL import Image

@@ -1,4 +1,4 @@
-"""A fault injector: Python loads it in every process whose PYTHONPATH names this folder, actors and children among them.
+"""A fault injector: Python loads it in every process whose PYTHONPATH names this folder, actors among them.
 
 It wraps functions of the modules that the environment variable FAULTS names, once they have been imported:
 
