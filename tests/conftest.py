@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# These machines are shared: how long an example takes says nothing about the code.
+settings.register_profile("nightread", deadline=None)
+settings.load_profile("nightread")
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 

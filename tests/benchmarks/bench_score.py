@@ -162,7 +162,8 @@ paths = sorted(os.path.join(images, name) for name in os.listdir(images))
 def load(path):
     picture = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
     return tf.image.resize(picture, (224, 224))
-ds = tf.data.Dataset.from_tensor_slices(paths).map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(64).prefetch(tf.data.AUTOTUNE)
+ds = tf.data.Dataset.from_tensor_slices(paths).map(load, num_parallel_calls=tf.data.AUTOTUNE)
+ds = ds.batch(64).prefetch(tf.data.AUTOTUNE)
 model.predict(ds.take(2), verbose=0)
 began = time.perf_counter()
 out = model.predict(ds, verbose=0)[:, 1]
