@@ -92,6 +92,13 @@ def promote(ref: str) -> Champion:
     return make_champion(parent(parent(folder)), bundle.name, bundle.version)
 
 
+def standing(bundle: Bundle) -> Champion | None:
+    """The champion of the bundle's name; None where there is none, or the bundle does not lie in a MODELS folder."""
+    if (name(parent(bundle.uri)), name(bundle.uri)) != (bundle.name, bundle.version):
+        return None
+    return read_champion(parent(parent(bundle.uri)), bundle.name)
+
+
 def list_models(models: str) -> list[Entry]:
     """Every finished version in a MODELS folder, by name and number. A damaged one is listed with its problem."""
     place = canonical(models)

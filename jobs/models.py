@@ -1,0 +1,185 @@
+"""`nightread models`: list, show, promote and import model bundles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.console import Console, JsonOption
+
+if TYPE_CHECKING:
+    from pipelines.models.bundle import Bundle
+    from pipelines.models.champion import Champion
+    from pipelines.models.registry import Entry
+
+ModelsArgument = Annotated[
+    str, typer.Argument(metavar="MODELS", help="The folder of all models, or s3://bucket/prefix.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    models = typer.Typer(help="List, show, promote and import models.", no_args_is_help=True, rich_markup_mode=None)
+    models.command("list")(list_command)
+    models.command("show")(show_command)
+    models.command("promote")(promote_command)
+    models.command("import")(import_command)
+    app.add_typer(models, name="models")
+
+
+def list_command(models: ModelsArgument, json: JsonOption = False) -> None:
+    """List every version; `*` marks the champions."""
+    from pipelines.models.registry import list_models
+
+    console = Console(json)
+    entries = list_models(models)
+    if json:
+        console.result([_listed(entry) for entry in entries])
+    elif not entries:
+        console.say(f"There are no models in {models}.")
+    else:
+        columns = ("model", "version", "champion", "classes", "positive", "px", "backbone", "made", "problem")
+        console.table(columns, [_row(entry) for entry in entries])
+
+
+def show_command(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="A bundle's folder, MODELS/NAME or MODELS/NAME@VERSION.")],
+    json: JsonOption = False,
+) -> None:
+    """Verify every file of a model and show what it is."""
+    from pipelines.models.registry import resolve, standing
+
+    bundle = resolve(ref)
+    console = Console(json)
+    crowned = standing(bundle)
+    shown = _described(bundle, crowned)
+    console.result(shown, "\n".join(f"{key + ':':<18} {_line(value)}" for key, value in shown.items()))
+
+
+def promote_command(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="MODELS/NAME@VERSION, or the version's folder.")],
+    json: JsonOption = False,
+) -> None:
+    """Verify a version and make it its name's champion."""
+    from pipelines.models.registry import promote
+
+    console = Console(json)
+    crowned = promote(ref)
+    last = crowned.history[-1]
+    value = {"champion": crowned.version, "previous": last.previous, "at": last.at, "by": last.by}
+    before = f" (before: {last.previous})" if last.previous else ""
+    console.result(value, f"{crowned.version} is the champion{before}, promoted {last.at} by {last.by}.")
+
+
+def import_command(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A .keras, .h5 or .tflite file.")],
+    models: Annotated[str, typer.Option(help="The folder of all models.")],
+    name: Annotated[str, typer.Option(help="The model's name.")],
+    classes: Annotated[str, typer.Option(help="Class names in the order of the model's outputs: a,b.")],
+    input_size: Annotated[int, typer.Option(help="Side of the picture that the model takes, in pixels.")],
+    scaling: Annotated[
+        str, typer.Option(help="What its pixels are: 0..1, -1..1, none (0-255, or scaled inside) or a backbone's name.")
+    ],
+    outputs: Annotated[str, typer.Option(help="probabilities or logits.")] = "probabilities",
+    positive: Annotated[str | None, typer.Option(help="The positive class; several: A,B.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a bundle of a model that somebody else made. One sigmoid unit is the second of two classes."""
+    from pipelines.images.preprocess import CONTRACT, Preprocessing
+    from pipelines.models.importer import import_model
+    from pipelines.models.registry import standing
+
+    console = Console(json)
+    bundle = import_model(
+        file,
+        models,
+        name,
+        _names(classes),
+        input_size,
+        scaling,
+        outputs,
+        _names(positive) if positive is not None else None,
+        preprocessing_id=Preprocessing(input_size).id,
+        preprocessing_contract={**CONTRACT, "input_size": input_size},
+    )
+    crowned = standing(bundle)
+    is_champion = crowned is not None and crowned.version == bundle.version
+    place = (
+        "the champion" if is_champion else f"not the champion: models promote {models}/{bundle.name}@{bundle.version}"
+    )
+    told = (
+        f"{bundle.name}@{bundle.version} in {bundle.uri} ({place})\n"
+        f"positive: {', '.join(bundle.positive_classes)}; no thresholds were fitted, so `decision` stays empty"
+    )
+    console.result({**_described(bundle, crowned), "model": bundle.name, "path": bundle.uri}, told)
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _listed(entry: Entry) -> dict[str, Any]:
+    """One version in `models list --json`."""
+    value: dict[str, Any] = {
+        "name": entry.name,
+        "version": entry.version,
+        "champion": entry.champion,
+        "problem": entry.problem,
+    }
+    if entry.bundle is not None:
+        value |= {
+            "model_id": entry.bundle.model_id,
+            "path": entry.bundle.uri,
+            "classes": entry.bundle.classes,
+            "positive_classes": entry.bundle.positive_classes,
+            "input_size": entry.bundle.input_size,
+            "backbone": entry.bundle.backbone.get("name"),
+            "created_at": entry.bundle.provenance.get("created_at"),
+        }
+    return value
+
+
+def _row(entry: Entry) -> tuple[object, ...]:
+    bundle = entry.bundle
+    mark = "*" if entry.champion else ""
+    if bundle is None:
+        return (entry.name, entry.version, mark, "", "", "", "", "", entry.problem)
+    classes, positive = ", ".join(bundle.classes), ", ".join(bundle.positive_classes)
+    backbone, made = bundle.backbone.get("name", "imported"), bundle.provenance.get("created_at", "")
+    return (entry.name, entry.version, mark, classes, positive, bundle.input_size, backbone, made, "")
+
+
+def _described(bundle: Bundle, crowned: Champion | None) -> dict[str, Any]:
+    """What `models show` tells, in its order."""
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "champion": crowned is not None and crowned.version == bundle.version,
+        "model_id": bundle.model_id,
+        "uri": bundle.uri,
+        "classes": list(bundle.classes),
+        "positive_classes": list(bundle.positive_classes),
+        "input_size": bundle.input_size,
+        "precisions": sorted(bundle.spec.scorers),
+        "temperature": bundle.temperature,
+        "thresholds": dict(bundle.thresholds) or None,
+        "backbone": dict(bundle.backbone) or None,
+        "head": dict(bundle.head) or None,
+        "preprocessing_id": bundle.preprocessing_id,
+        "provenance": dict(bundle.provenance),
+        "files": dict(bundle.files),
+        "history": [
+            {"version": entry.version, "at": entry.at, "by": entry.by, "previous": entry.previous}
+            for entry in (crowned.history if crowned is not None else ())
+        ],
+    }
+
+
+def _line(value: object) -> str:
+    """A value of any kind on one line of text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_line(item)}" for key, item in value.items()) or "-"
+    if isinstance(value, list):
+        return "; ".join(_line(item) for item in value) if value and isinstance(value[0], dict) else ", ".join(value)
+    return "-" if value is None else str(value)
