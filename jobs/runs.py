@@ -1,0 +1,120 @@
+"""`nightread runs`: which nights there were, and what each of them did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.console import Console, JsonOption, duration
+from pipelines.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipelines.predictions.runs import RunRecord
+
+ResultsArgument = Annotated[str, typer.Argument(help="The results folder or URI.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    runs = typer.Typer(help="Show the runs of a results folder.", no_args_is_help=True, rich_markup_mode=None)
+    runs.command("list")(list_)
+    runs.command("show")(show)
+    app.add_typer(runs, name="runs")
+
+
+def list_(results: ResultsArgument, json: JsonOption = False) -> None:
+    """List the runs, oldest first."""
+    console = Console(json)
+    records = _records(results)
+    if json:
+        console.result([record.as_json() for record in records])
+        return
+    if not records:
+        console.say("No run yet.")
+        return
+    columns = ("run", "started (UTC)", "status", "found", "scored", "failed", "images/s", "seconds", "version", "model")
+    console.table(columns, [_line(record) for record in records])
+
+
+def show(
+    results: ResultsArgument,
+    run: Annotated[str | None, typer.Argument(help="A run's id; without it the last one.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show one run."""
+    console = Console(json)
+    records = {record.run_id: record for record in _records(results)}
+    if not records:
+        raise UsageError(f"There is no run in {results!r} yet.", "The first `nightread score` makes one.")
+    if run is not None and run not in records:
+        last = ", ".join(list(records)[-3:])
+        raise UsageError(f"There is no run {run!r} in {results!r}.", f"The last ones are: {last}.")
+    record = records[run] if run is not None else list(records.values())[-1]
+    if json:
+        console.result(record.as_json())
+        return
+    facts = list(_facts(record))
+    width = max(len(name) for name, _ in facts)
+    console.say("\n".join(f"{name:<{width}}  {value}" for name, value in facts))
+
+
+def _records(results: str) -> list[RunRecord]:
+    from pipelines.predictions.commit import table_version
+    from pipelines.predictions.runs import list_runs
+
+    records = list_runs(results)
+    if not records and table_version(results) is None:
+        raise UsageError(f"There are no results in {results!r}.", "Check the path; `nightread score` makes them.")
+    return records
+
+
+def _line(record: RunRecord) -> tuple[Any, ...]:
+    counts, timings = record.counts, record.timings
+    return (
+        record.run_id,
+        f"{record.started_at:%Y-%m-%d %H:%M:%S}",
+        record.status,
+        counts.get("found"),
+        counts.get("scored"),
+        counts.get("failed"),
+        _rate(timings.get("images_per_second")),
+        _rate(timings.get("seconds")),
+        record.table_version,
+        record.configuration.get("model_name"),
+    )
+
+
+def _facts(record: RunRecord) -> Iterator[tuple[str, str]]:
+    yield "run", record.run_id
+    yield "status", record.status
+    yield "started", f"{record.started_at:%Y-%m-%d %H:%M:%S} UTC"
+    if (seconds := record.timings.get("seconds")) is not None:
+        yield "took", duration(seconds)
+    if (rate := record.timings.get("images_per_second")) is not None:
+        yield "steady rate", f"{rate:.1f} images/s"
+    yield "table version", _text(record.table_version)
+    for name, count in record.counts.items():
+        if isinstance(count, dict):
+            yield from ((f"  {code}", _text(number)) for code, number in sorted(count.items()))
+        else:
+            yield name.replace("_", " "), _text(count)
+    for name, value in record.configuration.items():
+        if value not in (None, False, [], {}, ""):
+            yield name.replace("_", " "), _text(value)
+    yield "user", f"{_text(record.who.get('user'))} on {_text(record.who.get('host'))}"
+    yield "command", " ".join(record.who.get("command_line", []))
+    yield "versions", ", ".join(f"{name} {version}" for name, version in record.who.get("versions", {}).items())
+
+
+def _rate(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={item}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return "none" if value is None else f"{value:,}" if type(value) is int else str(value)
