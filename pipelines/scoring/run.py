@@ -174,7 +174,11 @@ class _Job:
     def _settle_interrupted(self) -> Finished | None:
         """Finish the interrupted run of this configuration; abandon those of others."""
         finished = None
-        for record in runs.list_runs(self._night.results):
+        records = runs.list_runs(self._night.results)
+        if records and records[-1].status != "running":
+            # A driver that died between its last word and this leaves parts that nobody reads any more.
+            RunFolder(self._night.results, records[-1].run_id).remove_parts()
+        for record in records:
             if record.status != "running":
                 continue
             self._lease.check()
