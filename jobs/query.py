@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN_ROWS = 1000
 SUFFIXES = (".csv", ".parquet")
-FORMULA_STARTS = "=+-@\t\r"
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def register(app: typer.Typer) -> None:
@@ -79,7 +79,7 @@ def guarded(rows: pa.Table) -> pa.Table:
     import pyarrow as pa
 
     columns = [_guarded_column(_as_text(rows.column(i))) for i in range(rows.num_columns)]
-    names = [f"'{name}" if name[:1] in FORMULA_STARTS and name else name for name in rows.column_names]
+    names = [f"'{name}" if name.startswith(FORMULA_STARTS) else name for name in rows.column_names]
     return pa.Table.from_arrays(columns, names=names)
 
 
@@ -200,4 +200,4 @@ def _guarded_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
     if not pa.types.is_string(column.type):
         return column
-    return pc.replace_substring_regex(column, rf"\A([{FORMULA_STARTS}])", r"'\1")
+    return pc.replace_substring_regex(column, r"\A([=+\-@\t\r])", r"'\1")
