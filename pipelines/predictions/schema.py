@@ -12,7 +12,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipelines.errors import UsageError
+from pipelines.errors import IMAGE_ERRORS, UsageError
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 
@@ -228,6 +228,17 @@ def column_dictionary() -> list[tuple[str, str, str]]:
         *(row(column) for column in _AFTER_CLASSES),
         ("(others)", "as in the manifest", _CARRIED_MEANING),
     ]
+
+
+def dictionary_markdown() -> str:
+    """The section of docs/results.md that is made from this file: columns, then the codes of failures."""
+    lines = ["| Column | Type | Meaning |", "| --- | --- | --- |"]
+    lines += [f"| `{name}` | {kind} | {meaning} |" for name, kind, meaning in column_dictionary()]
+    lines += ["", "| `error_code` | Meaning | Scored again next time |", "| --- | --- | --- |"]
+    for code, kind in IMAGE_ERRORS.items():
+        again = "only if the file changes, or with `--retry-failed`" if kind.lies_in_image else "yes"
+        lines.append(f"| `{code}` | {kind.meaning} | {again} |")
+    return "\n".join(lines) + "\n"
 
 
 def _type_name(kind: pa.DataType) -> str:
