@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERSION = re.compile(r"v[1-9][0-9]{0,5}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_AGAIN = "Copy the bundle again from where it was made."
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,17 @@ def to_bytes(spec: BundleSpec, name: str, version: str, files: Mapping[str, str]
         "provenance": dict(spec.provenance),
         "files": dict(files),
     }
+    return _canonical({**value, "seal": _seal(value)})
+
+
+def _canonical(value: Mapping[str, Any]) -> bytes:
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    """A hash of everything else in bundle.json, so that a changed byte in it is found like one in any other file."""
+    return hashlib.sha256(_canonical({key: item for key, item in value.items() if key != "seal"})).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -170,24 +181,29 @@ def from_bytes(data: bytes, where: str) -> Record:
         UsageError: If a newer release wrote it.
         ModelRefused: If it is not a valid bundle.json.
     """
-    cure = "Copy the bundle again from where it was made."
     try:
         value = json.loads(data, parse_constant=_refuse_constant)
         number = value["format"]
-        if isinstance(number, int) and not isinstance(number, bool) and number > FORMAT:
-            raise UsageError(
-                f"The bundle {where} has format {number}; this nightread reads up to {FORMAT}.",
-                "A newer release wrote it: upgrade.",
-            )
-        if number != FORMAT:
+        if type(number) is not int or number < FORMAT:
             raise ValueError(f"format {number!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _invalid(where, error) from error
+    if number > FORMAT:
+        raise UsageError(
+            f"The bundle {where} has format {number}; this nightread reads up to {FORMAT}.",
+            "A newer release wrote it: upgrade.",
+        )
+    try:
+        if value["seal"] != _seal(value) or data != _canonical(value):
+            raise ModelRefused(f"bundle.json of {where} was altered: it does not match its seal.", _AGAIN)
         return _record(value)
-    except UsageError as error:
-        if "newer release" in error.cure:
-            raise
-        raise ModelRefused(f"bundle.json of {where} contradicts itself: {error.message}", cure) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelRefused(f"bundle.json of {where} is not valid: {type(error).__name__} {error}.", cure) from error
+    except (UsageError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _invalid(where, error) from error
+
+
+def _invalid(where: str, error: Exception) -> ModelRefused:
+    reason = error.message if isinstance(error, UsageError) else f"{type(error).__name__} {error}."
+    return ModelRefused(f"bundle.json of {where} is not valid: {reason}", _AGAIN)
 
 
 def _refuse_constant(text: str) -> float:
