@@ -71,6 +71,9 @@ def build_network(recipe: Recipe, weights: str, seed: int, calibration: NDArray[
         UsageError: If the weights are not there or do not fit.
         ModelRefused: If the compiled backbone does not answer as Keras does.
     """
+    # Keras numbers its layers through the process, and the numbers would end in the compiled file: count afresh, so
+    # that the same training gives the same file, and cached features are found again.
+    import_keras().utils.clear_session()
     spec = backbone_spec(recipe)
     backbone = build_backbone(spec, weights, seed, calibration)
     digest = hashlib.sha256()
