@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import os
 import signal
 import sys
@@ -42,7 +41,14 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and stop.",
+            callback=_version,
+            is_eager=True,
+            allow_from_autoenv=False,  # images of containers like to set NIGHTREAD_VERSION
+        ),
     ] = False,
 ) -> None:
     pass
@@ -50,8 +56,7 @@ def _root(
 
 for _name in COMMANDS:
     # A command's module imports nothing heavy at its top, so that --help answers at once.
-    if importlib.util.find_spec(f"jobs.{_name}") is not None:
-        importlib.import_module(f"jobs.{_name}").register(app)
+    importlib.import_module(f"jobs.{_name}").register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

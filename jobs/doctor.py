@@ -62,7 +62,10 @@ def doctor(
     address: Annotated[str, typer.Option(help="The Ray to try: local, auto or HOST:PORT.")] = "local",
     json: JsonOption = False,
 ) -> int:
-    """Look whether this machine has what a night needs; each line is good or comes with its cure."""
+    """Look whether this machine has what a night needs.
+
+    Each line is good or comes with its cure. Exit code 0 if all that is needed is good, else 2.
+    """
     console = Console(json)
     checks: list[Check] = []
     for check in examine(results, address):

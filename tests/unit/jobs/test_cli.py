@@ -131,6 +131,14 @@ def test_json_is_known_before_the_command_line_is_understood(
     assert cli.wants_json(arguments, environment) is json_asked
 
 
+def test_a_variable_that_containers_like_to_set_is_no_option(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIGHTREAD_VERSION", "0.1.0")
+    assert cli.main(["--help"]) == 0
+    assert "NIGHTREAD_VERSION" not in capsys.readouterr().out
+
+
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     overview = capsys.readouterr().out
