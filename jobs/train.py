@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -129,18 +130,21 @@ def summary(report: TrainReport) -> str:
         f"  model       {report.path} ({report.seconds:.1f} s)",
     ]
     if report.champion == report.version:
-        lines.append(f"  champion    {report.version}: scored with --model MODELS/{report.model}")
+        lines.append(f"  champion    {report.version}: score with --model {_model(report)}")
     else:
         lines.append(f"  champion    still {report.champion}; to score with this one: {_promote(report)}")
     return "\n".join(lines)
 
 
-def _promote(report: TrainReport) -> str:
-    import shlex
-
+def _model(report: TrainReport) -> str:
+    """MODELS/NAME, quoted for a shell."""
     from pipelines.storage import paths
 
-    return f"nightread models promote {shlex.quote(f'{paths.parent(report.path)}@{report.version}')}"
+    return shlex.quote(paths.unescape_name(paths.parent(report.path)))
+
+
+def _promote(report: TrainReport) -> str:
+    return f"nightread models promote {_model(report)}@{report.version}"
 
 
 def _counts(counts: object) -> str:
