@@ -26,8 +26,8 @@ FORMAT: Final = 1
 _DESCRIPTION: Final = "Predictions of nightread, format {number}"
 _FORMAT_PATTERN: Final = re.compile(r"nightread, format (\d+)")
 
-# What deltalake 1.6 cannot write to (measured, character by character): it panics, or reads another folder.
-_UNWRITABLE: Final = re.compile(r"[\[\]^|\\\x00-\x1f\ud800-\udfff]|%[0-9A-Fa-f]{2}")
+# Where deltalake 1.6 panics, reads another folder or finds no history (measured, character by character).
+_UNWRITABLE: Final = re.compile(r"[#?\[\]^|\\\x00-\x1f\ud800-\udfff]|%[0-9A-Fa-f]{2}")
 
 # The library words each store's errors in its own way; the first pattern that is found decides.
 _FAULTS: Final = (
@@ -40,7 +40,10 @@ _FAULTS: Final = (
         ),
         Fault.DENIED,
     ),
-    (re.compile(r"Not a directory|os error (20|21|36)\b|Is a directory|too long", re.I), Fault.WRONG_PLACE),
+    (
+        re.compile(r"Not a directory|Invalid table location|os error (20|21|36)\b|Is a directory|too long", re.I),
+        Fault.WRONG_PLACE,
+    ),
 )
 _LOCAL_TROUBLE: Final = re.compile(r"os error|I/O error", re.I)
 
@@ -62,7 +65,7 @@ def table_uri(results: str) -> str:
     if odd:
         raise UsageError(
             f"The results folder {place!r} has {odd.group()!r} in its path, where no table can be kept.",
-            "Choose a folder without brackets, carets, bars, backslashes and percent codes.",
+            "Choose a folder without # ? [ ] ^ | \\ and percent codes such as %20.",
         )
     return paths.join(place, "predictions")
 
@@ -185,10 +188,10 @@ def explained_errors(uri: str) -> Iterator[None]:
             raise
         raise explained from error
     except BaseException as error:
-        # The library's Rust panics derive from BaseException; an interrupt must stay one.
+        # The library's Rust panics derive from BaseException, and so pass by those who clean up after an Exception.
         if type(error).__name__ != "PanicException":
             raise
-        raise UsageError(f"{uri!r} cannot be used for a table.", "Choose another results folder.") from error
+        raise RuntimeError(f"the table's library gave up at {uri!r}: {error}") from error
 
 
 def explain(error: Exception, uri: str) -> Exception:
