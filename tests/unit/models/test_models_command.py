@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.cli import main
+from pipelines.images.preprocess import Preprocessing
+
+MakeTflite = Callable[..., bytes]
+
+
+@pytest.fixture
+def theirs(make_tflite: MakeTflite, tmp_path: Path) -> str:
+    (tmp_path / "theirs.tflite").write_bytes(make_tflite(side=32))
+    return str(tmp_path / "theirs.tflite")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    code = main(["models", *arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def imported(theirs: str, models: str, *further: str) -> list[str]:
+    declared = [
+        "--classes",
+        "normal, malignant,other",
+        "--input-size",
+        "32",
+        "--scaling",
+        "-1..1",
+        "--outputs",
+        "logits",
+    ]
+    return ["import", theirs, "--models", models, "--name", "cells", *declared, *further]
+
+
+def test_import_list_show_and_promote(theirs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = str(tmp_path / "MODELS")
+    code, first = run(capsys, *imported(theirs, models))
+    assert code == 0 and first["version"] == "v1" and first["champion"] is True
+    assert first["classes"] == ["normal", "malignant", "other"] and first["positive_classes"] == ["malignant"]
+    assert first["preprocessing_id"] == Preprocessing(32).id and first["thresholds"] is None
+    _, second = run(capsys, *imported(theirs, models, "--positive", "other,malignant"))
+    assert second["champion"] is False and second["positive_classes"] == ["malignant", "other"]
+
+    _, listed = run(capsys, "list", models)
+    assert [(entry["version"], entry["champion"]) for entry in listed] == [("v1", True), ("v2", False)]
+    code, promoted = run(capsys, "promote", f"{models}/cells@v2")
+    assert (code, promoted["champion"], promoted["previous"]) == (0, "v2", "v1")
+    _, shown = run(capsys, "show", f"{models}/cells")
+    assert shown["model_id"] == second["model_id"] and [entry["version"] for entry in shown["history"]] == ["v1", "v2"]
+    assert "tensorflow" not in sys.modules
+
+
+def test_the_same_for_people(theirs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = str(tmp_path / "MODELS")
+    assert main(["models", "list", models]) == 0
+    assert "There are no models" in capsys.readouterr().out
+    assert main(["models", *imported(theirs, models)]) == 0
+    told = capsys.readouterr().out
+    assert "cells@v1" in told and "the champion" in told and "positive: malignant" in told
+    assert main(["models", "list", models]) == 0
+    assert "normal, malignant, other" in capsys.readouterr().out
+    assert main(["models", "show", f"{models}/cells"]) == 0
+    assert "scaling=-1..1" in capsys.readouterr().out
+
+
+def test_failures_have_their_codes(theirs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = str(tmp_path / "MODELS")
+    assert run(capsys, "show", f"{models}/cells")[0] == 4
+    assert run(capsys, *imported(theirs, models, "--scaling", "0-1"))[0] == 2
+    assert run(capsys, *imported(theirs, models, "--input-size", "33"))[0] == 2
+    assert run(capsys, *imported(theirs, models, "--positive", "benign"))[0] == 2
+    assert run(capsys, *imported(theirs, models))[0] == 0
+    Path(models, "cells", "v1", "scorer.tflite").write_bytes(b"x")
+    code, answer = run(capsys, "show", f"{models}/cells")
+    assert code == 4 and "altered" in answer["error"]["message"]
