@@ -1,0 +1,197 @@
+"""The plan against a plain computation with Python sets."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipelines.archive.plan import Plan, PlanKey, make_plan
+from pipelines.errors import IMAGE_ERRORS
+
+KEY = PlanKey("model", "pixels", "float32")
+KEYS = [
+    KEY,
+    PlanKey("older", "pixels", "float32"),
+    PlanKey("model", "pixels", "int8"),
+    PlanKey("model", "x", "float32"),
+]
+LIES_IN_IMAGE = {"not_an_image", "unsupported", "truncated", "too_large", "decoder_crashed", "timed_out"}
+COUNTER = itertools.count()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table; `code` is None where it was scored."""
+
+    uri: str
+    version: str
+    key: PlanKey
+    code: str | None
+
+
+URIS = st.sampled_from(["/a", "/b b", "/c'", "/d\\\\", "/é", "/a.b", "/A"])
+VERSIONS = st.sampled_from(["", "1", "2"])
+ROWS = st.builds(Row, URIS, VERSIONS, st.sampled_from(KEYS), st.none() | st.sampled_from(sorted(IMAGE_ERRORS)))
+LISTINGS = st.lists(st.tuples(URIS, VERSIONS), max_size=9)
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> str:
+    """A file of the table with the columns that a plan needs and one more."""
+    pq.write_table(
+        pa.table(
+            {
+                "image_uri": pa.array([row.uri for row in rows], pa.string()),
+                "image_version": pa.array([row.version for row in rows], pa.string()),
+                "model_id": pa.array([row.key.model_id for row in rows], pa.string()),
+                "preprocessing_id": pa.array([row.key.preprocessing_id for row in rows], pa.string()),
+                "precision": pa.array([row.key.precision for row in rows], pa.string()),
+                "status": pa.array(["failed" if row.code else "scored" for row in rows], pa.string()),
+                "error_code": pa.array([row.code for row in rows], pa.string()),
+                "score": pa.array([0.5] * len(rows), pa.float32()),
+            }
+        ),
+        path,
+    )
+    return str(path)
+
+
+def planned(
+    folder: Path,
+    listing: Sequence[tuple[str, str]],
+    files: Sequence[str],
+    *,
+    limit: int | None = None,
+    rescore: bool = False,
+    retry_failed: bool = False,
+    shard_size: int = 2,
+    group: int = 4,
+) -> tuple[Plan, list[dict[str, object]]]:
+    """Make a plan in a folder of its own and read it back."""
+    place = folder / f"plan {next(COUNTER)} [x]*?"
+    place.mkdir()
+    path, out = place / "listing.parquet", place / "plan.parquet"
+    columns = {
+        "image_uri": pa.array([uri for uri, _ in listing], pa.string()),
+        "image_version": pa.array([version for _, version in listing], pa.string()),
+        "patient_id": pa.array([f"{number:03d}" for number in range(len(listing))], pa.string()),
+    }
+    pq.write_table(pa.table(columns), path, row_group_size=3)
+    plan = make_plan(
+        path,
+        files,
+        None,
+        KEY,
+        shard_size=shard_size,
+        rows_per_group=group,
+        limit=limit,
+        rescore=rescore,
+        retry_failed=retry_failed,
+        out_path=out,
+    )
+    if not plan.planned:
+        assert not out.exists()
+        return plan, []
+    file = pq.ParquetFile(out)
+    sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    assert sizes[:-1] == [group] * (len(sizes) - 1) and 0 < sizes[-1] <= group
+    return plan, file.read().to_pylist()
+
+
+def expected(
+    listing: Sequence[tuple[str, str]], rows: Sequence[Row], retry_failed: bool
+) -> tuple[dict[str, str], set[str], set[str]]:
+    """Each image's version, the unchanged and the changed ones, by plain sets."""
+    images: dict[str, str] = {}
+    for uri, version in listing:
+        images.setdefault(uri, version)
+    settling = set() if retry_failed else LIES_IN_IMAGE
+    done = {(row.uri, row.version) for row in rows if row.key == KEY and (row.code is None or row.code in settling)}
+    there = {(row.uri, row.version) for row in rows}
+    unchanged = {uri for uri, version in images.items() if (uri, version) in done}
+    changed = {
+        uri
+        for uri, version in images.items()
+        if uri not in unchanged and uri in {known for known, _ in there} and (uri, version) not in there
+    }
+    return images, unchanged, changed
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(LISTINGS, st.lists(ROWS, max_size=12), st.booleans(), st.booleans(), st.none() | st.integers(1, 5))
+def test_a_plan_is_what_sets_say(
+    tmp_path: Path,
+    listing: list[tuple[str, str]],
+    rows: list[Row],
+    retry_failed: bool,
+    rescore: bool,
+    limit: int | None,
+) -> None:
+    place = tmp_path / f"table{next(COUNTER)}"
+    place.mkdir()
+    half = len(rows) // 2
+    files = [write_table(place / "1.parquet", rows[:half]), write_table(place / "2.parquet", rows[half:])]
+    images, unchanged, changed = expected(listing, rows, retry_failed)
+    plan, found = planned(tmp_path, listing, files, limit=limit, rescore=rescore, retry_failed=retry_failed)
+
+    assert plan.found == len(images) == plan.new + plan.changed + plan.unchanged
+    assert (plan.unchanged, plan.changed) == (len(unchanged), len(changed))
+    wanted = [uri for uri in images if rescore or uri not in unchanged][:limit]
+    assert [row["image_uri"] for row in found] == wanted
+    assert plan.planned == len(wanted) and plan.shards == -(-len(wanted) // 2)
+    assert [row["shard"] for row in found] == [number // 2 for number in range(len(wanted))]
+    assert all(images[str(row["image_uri"])] == row["image_version"] for row in found)
+
+    committed = [Row(str(row["image_uri"]), str(row["image_version"]), KEY, None) for row in found]
+    again, _ = planned(tmp_path, listing, [*files, write_table(place / "3.parquet", committed)])
+    left = set(images) - set(wanted) - expected(listing, rows, False)[1]
+    assert again.planned == len(left)
+
+
+def test_the_codes_that_settle_are_the_documented_ones() -> None:
+    assert {code for code, kind in IMAGE_ERRORS.items() if kind.lies_in_image} == LIES_IN_IMAGE
+
+
+def test_everything_is_new_without_a_table(tmp_path: Path) -> None:
+    plan, rows = planned(tmp_path, [("/a", "1"), ("/b", "")], [])
+    assert plan == Plan(found=2, new=2, changed=0, unchanged=0, planned=2, shards=1)
+    assert [row["patient_id"] for row in rows] == ["000", "001"]
+
+
+def test_an_image_that_is_listed_twice_is_planned_once(tmp_path: Path) -> None:
+    plan, rows = planned(tmp_path, [("/a", "1"), ("/b", "1"), ("/a", "2")], [])
+    assert (plan.found, plan.planned) == (2, 2)
+    assert [(row["image_uri"], row["image_version"]) for row in rows] == [("/a", "1"), ("/b", "1")]
+
+
+def test_an_empty_listing_makes_an_empty_plan(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.parquet", [Row("/a", "1", KEY, None)])
+    assert planned(tmp_path, [], [table])[0] == Plan(0, 0, 0, 0, 0, 0)
+
+
+def test_files_with_other_columns_are_read_together(tmp_path: Path) -> None:
+    files = [write_table(tmp_path / "1.parquet", [Row("/a", "1", KEY, None)])]
+    second = pq.read_table(write_table(tmp_path / "2.parquet", [Row("/b", "1", KEY, None)]))
+    pq.write_table(second.append_column("p_new", pa.array([0.1])), tmp_path / "2.parquet")
+    plan, _ = planned(tmp_path, [("/a", "1"), ("/b", "1")], [*files, str(tmp_path / "2.parquet")])
+    assert plan.unchanged == 2
+
+
+def test_shards_follow_each_other_across_groups(tmp_path: Path) -> None:
+    listing = [(f"/{number:04d}", "1") for number in range(1000)]
+    plan, rows = planned(tmp_path, listing, [], shard_size=7, group=7 * 16)
+    assert plan.shards == 143
+    assert [row["shard"] for row in rows] == [number // 7 for number in range(1000)]
+    assert [row["image_uri"] for row in rows] == [uri for uri, _ in listing]
+
+
+def test_a_group_is_whole_shards(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="multiple"):
+        planned(tmp_path, [("/a", "1")], [], shard_size=3, group=4)
