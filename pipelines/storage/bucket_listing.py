@@ -8,6 +8,7 @@ then listed by a plain client.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +22,7 @@ from pipelines.storage.faults import Fault
 from pipelines.storage.reading import object_version
 from pipelines.storage.settings import S3Settings, open_store
 
-_STALLS = 3
+PAGE = 1000
 _NOT_EXPRESSIBLE = re.compile(r"[\x00-\x1f\x7f]|//|(?:^|/)\.{1,2}(?:/|$)|^/|/$")
 
 Columns = tuple[pa.StringArray, pa.StringArray, pa.Int64Array]
@@ -77,11 +78,12 @@ def list_bucket(bucket: str, prefix: str, settings: S3Settings, batch_files: int
         TryLater: The store fails again and again, after retries.
     """
     position = _Position()
-    stalls = 0
+    moved, stalls = time.monotonic(), 0
+    chunk = batch_files
     while True:
         before = position.last
         try:
-            yield from _quick(bucket, prefix, settings, batch_files, position)
+            yield from _quick(bucket, prefix, settings, chunk, position)
             return
         except Exception as error:
             fault = faults.fault_of(error)
@@ -89,9 +91,13 @@ def list_bucket(bucket: str, prefix: str, settings: S3Settings, batch_files: int
                 if (yield from _plain(bucket, prefix, settings, position)):
                     return
                 continue
-            stalls = stalls + 1 if position.last == before else 0
-            if fault is not Fault.PASSING or stalls == _STALLS or before is None:
+            if position.last != before:
+                moved, stalls = time.monotonic(), 0
+            stalls += 1
+            if fault is not Fault.PASSING or stalls == faults.TRIES or time.monotonic() - moved > faults.TRY_SECONDS:
                 raise faults.translated(error, f"s3://{bucket}/{prefix}".rstrip("/")) from None
+            # From now on page by page, so that each good one is a step forward.
+            chunk = min(chunk, PAGE)
 
 
 def _quick(bucket: str, prefix: str, settings: S3Settings, batch_files: int, position: _Position) -> Iterator[Columns]:

@@ -98,6 +98,8 @@ def _fault_of_obstore(error: BaseException) -> Fault:
     if "169.254.169.254" in text or "Missing credentials" in text:
         return Fault.NO_CREDENTIALS
     status = _STATUS.search(text)
+    if status and status[1] in ("401", "403"):
+        return Fault.DENIED
     if status and int(status[1]) not in _PASSING_STATUS and int(status[1]) < 500:
         return Fault.WRONG_PLACE
     return Fault.PASSING

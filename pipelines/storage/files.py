@@ -144,8 +144,7 @@ def list_names(folder: str) -> list[str]:
         if paths.is_local(place):
             return sorted(_do(place, lambda: os.listdir(place)))
         if paths.is_bucket(place):
-            with explaining(place):
-                return sorted(_names_in_bucket(place))
+            return sorted(_do(place, lambda: _names_in_bucket(place)))
         return sorted(paths.name(item) for item in _do(place, lambda: fsspec_filesystem(place).ls(place, detail=False)))
     except FileNotFoundError:
         return []
@@ -182,8 +181,7 @@ def delete_tree(folder: str) -> None:
         if paths.is_local(place):
             _do(place, lambda: local_files.delete_tree(place))
         elif paths.is_bucket(place):
-            with explaining(place):
-                _delete_prefix(place)
+            _do(place, lambda: _delete_prefix(place))
         else:
             _do(place, lambda: fsspec_filesystem(place).rm(place, recursive=True))
 
@@ -230,8 +228,7 @@ def put(local_path: str, uri: str) -> None:
     place = paths.canonical(uri)
     if paths.is_bucket(place):
         bucket, key = paths.split_bucket(place)
-        with explaining(place):
-            _patient_store(bucket).put(key, Path(local_path))
+        _do(place, lambda: _patient_store(bucket).put(key, Path(local_path)))
     elif paths.is_local(place):
 
         def copy() -> None:

@@ -67,15 +67,7 @@ def check_root(root: str) -> None:
     """
     place = paths.canonical(root)
     try:
-        if paths.is_bucket(place):
-            bucket, prefix = paths.split_bucket(place)
-            next(iter(open_store(bucket, S3Settings.from_environment()).list(prefix or None, chunk_size=1)), None)
-        elif paths.is_local(place):
-            if not stat.S_ISDIR(os.stat(place).st_mode):
-                raise UsageError(f"{root!r} is a file.", "Give a folder, or a manifest (.csv or .parquet).")
-            os.scandir(place).close()
-        elif not fsspec_filesystem(place).isdir(place):
-            raise FileNotFoundError(place)
+        faults.with_retries(lambda: _look_at(place))
     except UsageError:
         raise
     except Exception as error:
@@ -85,6 +77,19 @@ def check_root(root: str) -> None:
         if fault is Fault.MISSING:
             raise UsageError(f"{root!r} does not exist.", "Check the name, and that the share is mounted.") from None
         raise faults.translated(error, place) from None
+
+
+def _look_at(place: str) -> None:
+    if paths.is_bucket(place):
+        bucket, prefix = paths.split_bucket(place)
+        store = open_store(bucket, S3Settings.from_environment(), own_retries=True)
+        next(iter(store.list(prefix or None, chunk_size=1)), None)
+    elif paths.is_local(place):
+        if not stat.S_ISDIR(os.stat(place).st_mode):
+            raise UsageError(f"{place!r} is a file.", "Give a folder, or a manifest (.csv or .parquet).")
+        os.scandir(place).close()
+    elif not fsspec_filesystem(place).isdir(place):
+        raise FileNotFoundError(place)
 
 
 def list_files(root: str, on_error: OnError, enter: EnterFolder | None = None) -> Iterator[FileBatch]:
@@ -208,7 +213,8 @@ class _Walk:
 
     def _is_on_the_way(self, target: str) -> bool:
         """Say whether a folder that is being walked is this one or lies in it."""
-        return any(f"{os.path.realpath(folder)}/".startswith(f"{target}/") for folder, _ in self._open)
+        walked = (os.path.realpath(folder) for folder, _ in self._open)
+        return any(real == target or paths.is_inside(real, target) for real in walked)
 
     def _wants(self, path: str, name: str) -> bool:
         return self._enter is None or self._enter(paths.escape_name(path), paths.escape_name(name))
