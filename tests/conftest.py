@@ -51,10 +51,7 @@ backbone = backbones.build_backbone(
     backbones.BackboneSpec("mobilenet_v2", 0.35, size, "backbone"), "none", seed=1, calibration_images=images
 )
 for name, seed in (("cells", 1), ("other", 2)):
-    np.random.seed(seed)
-    import keras
-    keras.utils.set_random_seed(seed)
-    head = heads.build_head(heads.HeadSpec(pooling="avg", classes=2), backbone.output_shape[1:])
+    head = heads.build_head(heads.HeadSpec(pooling="avg", classes=2), backbone.output_shape[1:], seed=seed)
     data, io = compile.compile_scorer(backbone, head, 1.0, size), ScorerIO(size, 2)
     answers = golden.golden_answers(Scorer(data, io), size)
     write_bundle(models, name, BundleSpec(

@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.errors import Stopped
+from pipelines.models.golden import self_test
+from pipelines.models.runtime import Scorer
 from pipelines.predictions import commit, query, runs
 from pipelines.predictions.runs import RunFolder, RunRecord
 from pipelines.predictions.schema import prediction_schema
@@ -286,13 +288,14 @@ class _Job:
 
     def _score_shards(self, folder: RunFolder, plan: PlanFile, missing: list[int], context: RowContext) -> Tally:
         night = self._night
+        model, io = night.bundle.scorer(night.config.precision)
+        self_test(night.bundle, Scorer(model, io), night.config.precision)
         night.tell(ScoreProgress("starting", 0, plan.images))
         if self._size is None:
             self._size = self._stack.enter_context(self._connect())
         from pipelines.scoring import graph  # only now: a run that finds nothing new never loads Ray
 
         least, most = night.config.pool.within(self._size.cpus)
-        model, io = night.bundle.scorer(night.config.precision)
         work = ShardWork(
             folder=folder,
             session=self._lease.number,

@@ -197,3 +197,20 @@ def test_a_model_altered_by_one_byte(tmp_path: Path, tiny_models: Path, nightrea
     done = nightread("score", tmp_path / "archive", "--model", models / "cells", "--results", tmp_path / "results")
     assert done.code == 4 and one_sentence(done.err)
     assert not (tmp_path / "results").exists()
+
+
+def test_a_model_that_fails_its_self_test(
+    tmp_path: Path, tiny_models: Path, nightread: Callable, draw: Callable
+) -> None:
+    """A bundle whose golden answers are another model's: every hash is right, the answers are not."""
+    from pipelines.models.bundle import load_bundle, write_bundle
+    from pipelines.models.golden import GOLDEN_FILE
+
+    cells, other = (load_bundle(str(next((tiny_models / name).glob("v*")))) for name in ("cells", "other"))
+    files = {"scorer.tflite": cells.read("scorer.tflite"), GOLDEN_FILE: other.read(GOLDEN_FILE)}
+    write_bundle(str(tmp_path / "models"), "mixed", cells.spec, files)
+    draw(tmp_path / "archive", 3)
+    model = ["--model", tmp_path / "models" / "mixed", "--results", tmp_path / "results"]
+    done = nightread("score", tmp_path / "archive", *model)
+    assert done.code == 4 and one_sentence(done.err)
+    assert nightread("query", tmp_path / "results", "SELECT * FROM rows", "--json").answer == []
