@@ -141,7 +141,12 @@ def _repeats(question: duckdb.DuckDBPyConnection, staged: _Staged) -> list[int]:
     others = ["image_version", *staged.carried.names]
     same = ", ".join(_quoted(name) for name in others)
     number = _quoted(_ROW_NUMBER)
-    question.execute("CREATE TABLE twice AS SELECT image_uri FROM staged GROUP BY image_uri HAVING count(*) > 1")
+    # Hashes first: a table of all names would take as much memory as the names.
+    question.execute(
+        """CREATE TABLE suspects AS SELECT hash(image_uri) AS h FROM staged GROUP BY h HAVING count(*) > 1;
+        CREATE TABLE twice AS SELECT image_uri FROM staged WHERE hash(image_uri) IN (SELECT h FROM suspects)
+        GROUP BY image_uri HAVING count(*) > 1"""
+    )
     contradictions = question.sql(
         f"""SELECT list({number} ORDER BY {number}) FROM staged SEMI JOIN twice USING (image_uri)
         GROUP BY image_uri HAVING count(DISTINCT row({same})) > 1 ORDER BY min({number}) LIMIT 1"""
