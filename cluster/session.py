@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pipelines.errors import TryLater, UsageError
 
 # One hundred and eight bytes is the longest name of a Unix socket; Ray needs about sixty-five below its folder.
 LONGEST_TEMPORARY_FOLDER = 40
+SECONDS_TO_ANSWER = 10.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ def _joined_ray(address: str) -> Iterator[ClusterSize]:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if address != "auto" and not (host and port.isdigit()):
         raise UsageError(f"--address {address!r} is not an address of Ray.", "Use local, auto or HOST:PORT.")
-    with _environment(_QUIET):
+    if address != "auto":
+        _knock(address, host.strip("[]"), int(port))
+    with _environment({**_QUIET, **_FEW_ATTEMPTS}):
         ray = _quiet_ray()
         try:
             _init(ray, address=address)
@@ -132,6 +136,20 @@ _QUIET = {
     "RAY_DATA_LOG_LEVEL": "CRITICAL",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
+
+
+# Ray itself tries a head that does not answer for a quarter of an hour.
+_FEW_ATTEMPTS = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
+
+
+def _knock(address: str, host: str, port: int) -> None:
+    """See whether anything listens there, so that a wrong address is known within seconds."""
+    try:
+        socket.create_connection((host, port), timeout=SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise TryLater(
+            f"No Ray cluster answers at {address}: {_first_line(error)}.", "Check the address and that its head runs."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -171,9 +189,24 @@ def _reread_environment() -> None:
 def _init(ray: Any, **arguments: object) -> None:
     """Start or join, then give SIGTERM back to its owner: Ray takes it over to end the process at once."""
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=False, **arguments)
+    with _silent_descriptor():
+        ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=False, **arguments)
     with contextlib.suppress(ValueError):  # not the main thread: Ray could not take it over either
         signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def _silent_descriptor() -> Iterator[None]:
+    """Ray's native code greets, and complains of a cluster that does not answer, past Python's standard error."""
+    standard_error = 2
+    kept, nowhere = os.dup(standard_error), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, standard_error)
+        yield
+    finally:
+        os.dup2(kept, standard_error)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _session_folder() -> Path:
