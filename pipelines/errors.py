@@ -100,7 +100,9 @@ IMAGE_ERRORS: dict[str, ImageErrorKind] = {
     "not_found": ImageErrorKind("The file was gone when it was read.", False),
     "permission": ImageErrorKind("The file may not be read by this user.", False),
     "storage": ImageErrorKind("Storage failed while the file was read, after retries.", False),
-    "worker_lost": ImageErrorKind("The worker died again and again on this shard, and no single image is to blame.", False),
+    "worker_lost": ImageErrorKind(
+        "The worker died again and again on this shard, and no single image is to blame.", False
+    ),
 }
 
 

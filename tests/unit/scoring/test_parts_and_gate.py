@@ -40,7 +40,9 @@ def plan_file(images: int, shard_size: int, shards_per_group: int = 16) -> PlanF
 
 def part_of(images: pa.Table, code: str | None = None, frames: int = 1) -> pa.Table:
     rows = images.num_rows
-    return pa.table([images["image_uri"], pa.array([code] * rows, pa.string()), pa.array([frames] * rows)], schema=SCHEMA)
+    return pa.table(
+        [images["image_uri"], pa.array([code] * rows, pa.string()), pa.array([frames] * rows)], schema=SCHEMA
+    )
 
 
 @given(images=st.integers(1, 400), shard_size=st.integers(1, 20), per_group=st.integers(1, 5))

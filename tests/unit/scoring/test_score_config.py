@@ -77,7 +77,9 @@ def test_fingerprint_is_of_what_decides_rows() -> None:
         {"exclude": ("a*",)},
         {"precision": "int8"},
     ]
-    assert {dataclasses.replace(CONFIG, **change).fingerprint("model", "preprocessing") for change in same} == {print_of}
+    assert {dataclasses.replace(CONFIG, **change).fingerprint("model", "preprocessing") for change in same} == {
+        print_of
+    }
     different = [dataclasses.replace(CONFIG, **change).fingerprint("model", "preprocessing") for change in other]
     different += [CONFIG.fingerprint("model2", "preprocessing"), CONFIG.fingerprint("model", "preprocessing2")]
     assert len({print_of, *different}) == len(different) + 1
