@@ -34,7 +34,10 @@ check: .venv/.tests-installed ## check style, types, imports and documents
 	$(PYTEST) --quiet tests/unit/house
 
 bench: .venv/.tests-installed ## run the benchmarks and check their answers (ONLY=path narrows)
-	$(PYTEST) --capture=no $(or $(ONLY),tests/benchmarks)
+	@status=0; for file in $(or $(ONLY),$(sort $(wildcard tests/benchmarks/bench_*.py))); do \
+		echo "== $$file"; options=; [[ $$file != *bench_score.py ]] || options=--peers; \
+		$(BIN)/python "$$file" $$options || status=1; \
+	done; exit $$status
 
 clean: ## remove what the other targets made
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis nightread-demo
