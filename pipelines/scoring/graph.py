@@ -54,8 +54,9 @@ class ShardActor:
         self._name = f"{ray.get_runtime_context().get_node_id()}-{os.getpid()}"
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
-        """Score the shards of a block; yields one receipt for each."""
-        for shard, suspect in zip(block["shard"].to_pylist(), block["suspect"].to_pylist(), strict=True):
+        """Score the shards of a block (its one row: `shards`, `suspects`); yields one receipt for each."""
+        row = block.to_pylist()[0]
+        for shard, suspect in zip(row["shards"], row["suspects"], strict=True):
             receipt = self._scorer.score(shard, self._rows(shard), suspect, self._name)
             yield pa.table({"receipt": [json.dumps(vars(receipt))]})
 
@@ -95,13 +96,14 @@ def score_shards(
         return
     per_block = max(1, min(SHARDS_PER_BLOCK, len(shards) // (BLOCKS_PER_ACTOR * pool.most)))
     blocks = [
-        pa.table({"shard": pa.array(block, pa.int32()), "suspect": pa.array([s in suspects for s in block])})
+        {"shards": block, "suspects": [shard in suspects for shard in block]}
         for block in blocks_of(shards, plan, per_block)
     ]
     _set_context()
     model_ref = ray.put(model)
     actors = min(pool.most, len(blocks))
-    dataset = ray.data.from_arrow(blocks).map_batches(
+    # One row a block. `from_arrow` would ask remote tasks what is in each block, and their workers start first.
+    dataset = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
         ShardActor,
         batch_size=None,
         batch_format="pyarrow",
