@@ -76,7 +76,7 @@ def list_archive(
     """List all images of a folder or bucket into a local Parquet file, in flat memory.
 
     What is left out is counted by reason, whole local folders once each: suffix, hidden, share_litter, excluded,
-    not_included, folder_marker, special, link_outside, link_broken, link_loop. Suffixes are in lower case without
+    not_included, folder_marker, special, link_outside, link_broken, link_inside. Suffixes are in lower case without
     dot, "" for none.
 
     Args:

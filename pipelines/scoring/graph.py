@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,7 @@ SHARDS_PER_BLOCK = 16
 BLOCKS_PER_ACTOR = 8
 # One block at work and one waiting: more only leaves the last actors idle at the end.
 BLOCKS_IN_FLIGHT = 2
+SECONDS_BETWEEN_LOOKS = 2.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class ShardActor:
     """
 
     def __init__(self, work: ShardWork, model: ray.ObjectRef[bytes]) -> None:
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="parent", daemon=True).start()
         self._scorer = ShardScorer(work, ray.get(model))
         self._open = contextlib.ExitStack()
         self._plan = PlanFile(self._open.enter_context(files.open_input(work.folder.plan)))
@@ -66,6 +70,13 @@ class ShardActor:
             self._images = self._plan.read_group(group)
             self._group = group
         return self._images[shard]
+
+
+def _end_with_parent(parent: int) -> None:
+    """An actor whose node's daemon was killed may wait for it for ever, and hold its memory: end with it instead."""
+    while os.getppid() == parent:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
 
 
 def score_shards(

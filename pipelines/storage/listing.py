@@ -31,7 +31,7 @@ STORAGE = "storage"
 SPECIAL = "special"
 LINK_OUTSIDE = "link_outside"
 LINK_BROKEN = "link_broken"
-LINK_LOOP = "link_loop"
+LINK_INSIDE = "link_inside"
 UNLISTABLE = frozenset((PERMISSION, STORAGE))
 
 OnError = Callable[[str, str], None]
@@ -99,12 +99,13 @@ def list_files(root: str, on_error: OnError, enter: EnterFolder | None = None) -
         root: A folder as a person typed it (not escaped), or a URI.
         on_error: Called with (escaped URI, reason) for a folder that cannot be listed (`UNLISTABLE`), and for what is
             no file: sockets, pipes and devices (`special`), links that lead out of the root (`link_outside`), to
-            nothing (`link_broken`) or to a folder that is being or was already followed (`link_loop`).
+            nothing or to themselves (`link_broken`), or to a folder under the root (`link_inside`), whose files are
+            listed where they lie.
         enter: Called with (escaped URI, name) of each local sub-folder; False leaves it out with all in it. Buckets
             have no folders to leave out.
 
     Yields:
-        Batches in listing order. Links to files and folders under the root's real path are followed.
+        Batches in listing order. Links to files under the root's real path are followed.
 
     Raises:
         UsageError: The root does not exist or may not be listed.
@@ -130,7 +131,6 @@ class _Walk:
         self._real_root = os.path.realpath(root)
         self._on_error = on_error
         self._enter = enter
-        self._followed: set[tuple[int, int]] = set()
         self._open: list[tuple[str, Iterator[os.DirEntry[str]]]] = []
         self._uris: list[str] = []
         self._sizes: list[int] = []
@@ -174,47 +174,36 @@ class _Walk:
     def _is_entered(self, path: str, entry: os.DirEntry[str]) -> bool:
         """Deal with what is no plain file; True where the walk went into a folder."""
         if entry.is_symlink():
-            return self._follow(path, entry.name)
+            self._follow(path)
+            return False
         if not entry.is_dir(follow_symlinks=False):
             self._on_error(paths.escape_name(path), SPECIAL)
             return False
         return self._wants(path, entry.name) and self._push(path)
 
-    def _follow(self, path: str, name: str) -> bool:
+    def _follow(self, path: str) -> None:
+        """Take a link to a file under the root; note what else links lead to."""
         try:
             target = os.path.realpath(path, strict=True)
             status = os.stat(path)
         except FileNotFoundError:
             self._on_error(paths.escape_name(path), LINK_BROKEN)
-            return False
+            return
         except OSError as error:
             denied = faults.fault_of(error) is Fault.DENIED
-            self._on_error(paths.escape_name(path), LINK_OUTSIDE if denied else LINK_LOOP)
-            return False
+            self._on_error(paths.escape_name(path), LINK_OUTSIDE if denied else LINK_BROKEN)
+            return
         if target != self._real_root and not paths.is_inside(target, self._real_root):
             self._on_error(paths.escape_name(path), LINK_OUTSIDE)
         elif stat.S_ISREG(status.st_mode):
             self._uris.append(path)
             self._sizes.append(status.st_size)
             self._times.append(status.st_mtime_ns)
-        elif not stat.S_ISDIR(status.st_mode):
-            self._on_error(paths.escape_name(path), SPECIAL)
+        elif stat.S_ISDIR(status.st_mode):
+            # Its files are listed where they lie; under a second name each would be scored twice.
+            self._on_error(paths.escape_name(path), LINK_INSIDE)
         else:
-            return self._wants(path, name) and self._follow_folder(path, target, (status.st_dev, status.st_ino))
-        return False
-
-    def _follow_folder(self, path: str, target: str, inode: tuple[int, int]) -> bool:
-        # Once for each target: folders that link to one another would otherwise be walked in every order.
-        if inode in self._followed or self._is_on_the_way(target):
-            self._on_error(paths.escape_name(path), LINK_LOOP)
-            return False
-        self._followed.add(inode)
-        return self._push(path)
-
-    def _is_on_the_way(self, target: str) -> bool:
-        """Say whether a folder that is being walked is this one or lies in it."""
-        walked = (os.path.realpath(folder) for folder, _ in self._open)
-        return any(real == target or paths.is_inside(real, target) for real in walked)
+            self._on_error(paths.escape_name(path), SPECIAL)
 
     def _wants(self, path: str, name: str) -> bool:
         return self._enter is None or self._enter(paths.escape_name(path), paths.escape_name(name))
