@@ -88,7 +88,7 @@ def _local_ray() -> Iterator[ClusterSize]:
                     include_dashboard=False,
                     _temp_dir=str(folder / "ray"),
                 )
-            except (RuntimeError, ConnectionError, TimeoutError, OSError, ValueError) as error:
+            except (RuntimeError, ConnectionError, TimeoutError, OSError, ValueError, ray.exceptions.RayError) as error:
                 raise TryLater(
                     f"Ray did not start on this machine: {_first_line(error)}.",
                     "Run `nightread doctor` to see what it lacks (memory, disk, free ports).",
@@ -113,7 +113,7 @@ def _joined_ray(address: str) -> Iterator[ClusterSize]:
         ray = _quiet_ray()
         try:
             _init(ray, address=address)
-        except (RuntimeError, ConnectionError, TimeoutError, OSError, ValueError) as error:
+        except (RuntimeError, ConnectionError, TimeoutError, OSError, ValueError, ray.exceptions.RayError) as error:
             raise TryLater(
                 f"No Ray cluster answers at {address}: {_first_line(error)}.",
                 "Check the address, the token (RAY_AUTH_TOKEN) and that Ray's version is the same there.",

@@ -14,6 +14,7 @@ from jobs.console import Console, JsonOption, Progress, duration
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipelines.scoring.config import ScoreConfig
     from pipelines.scoring.report import ScoreProgress, ScoreReport
 
 AddressOption = Annotated[
@@ -81,7 +82,7 @@ def score(
             config,
             lambda: start_or_join(address),
             display.tell,
-            row_printer(console, config.archive) if list_images else None,
+            row_printer(console, config) if list_images else None,
         )
     console.result(report.as_json(), summary(report))
     return report.exit_code
@@ -128,15 +129,20 @@ _PHASES = {
 }
 
 
-def row_printer(console: Console, archive: str) -> Callable[[pa.Table], None]:
+def row_printer(console: Console, config: ScoreConfig) -> Callable[[pa.Table], None]:
     """A function that prints one line for each row: `b26.jpg => benign 0.93`, failed ones with their reason."""
     from pipelines.storage import paths
+    from pipelines.storage.listing import root_uri
 
-    root = paths.canonical(archive)
+    if config.is_manifest:
+        root = root_uri(config.root or paths.parent(paths.canonical(config.archive)))
+    else:
+        root = root_uri(config.archive)
 
     def show(rows: pa.Table) -> None:
         for row in rows.select(["image_uri", "predicted_class", "score", "error_code", "error_message"]).to_pylist():
-            name = paths.relative(row["image_uri"], root)
+            uri = row["image_uri"]
+            name = paths.relative(uri, root) if paths.is_inside(uri, root) else uri
             if row["error_code"]:
                 console.say(f"{name} => failed: {row['error_code']} ({row['error_message']})")
             else:
@@ -181,6 +187,9 @@ def _found_lines(report: ScoreReport) -> Iterable[str]:
     left_out = [(reason, count) for reason, count in report.left_out.items() if count]
     if left_out:
         yield f"  left out    {sum(count for _, count in left_out):,} files: {_counted(left_out)}"
+    if report.repeated:
+        rows = ", ".join(map(str, report.repeated_rows[:5])) + (", …" if report.repeated > 5 else "")
+        yield f"  repeated    {report.repeated:,} rows of the manifest said the same again and were dropped: {rows}"
     if report.dry_run:
         time = f", about {duration(report.seconds_estimated)}" if report.seconds_estimated is not None else ""
         yield f"  would score {report.planned:,} images in {report.shards:,} shards{time}"

@@ -150,10 +150,10 @@ class Bundle:
             return None
         return "positive" if p_positive >= fitted["threshold"] else "negative"
 
-    def training_hashes(self) -> frozenset[str]:
-        """`content_sha256` of every image of the parts train and val; empty where the bundle has no split."""
+    def training_hashes(self) -> frozenset[str] | None:
+        """`content_sha256` of every image of the parts train and val; None where the bundle knows of no split."""
         if SPLIT_FILE not in self.files:
-            return frozenset()
+            return None
         import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from pipelines.errors import UsageError
@@ -24,12 +25,12 @@ class FailThreshold:
 
     Attributes:
         text: As it was given: `1%` or a count.
-        share: 0–1, or None where a count was given.
+        share: 0–1, exactly, or None where a count was given.
         count: Images, or None where a share was given.
     """
 
     text: str
-    share: float | None
+    share: Fraction | None
     count: int | None
 
     @classmethod
@@ -44,7 +45,7 @@ class FailThreshold:
             return cls(text, None, int(cleaned))
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", cleaned)
         if match and float(match[1]) <= 100:
-            return cls(text, float(match[1]) / 100, None)
+            return cls(text, Fraction(match[1]) / 100, None)
         raise UsageError(
             f"--fail-threshold {text!r} is neither a share nor a count.", "Use a share like 1% or a count like 20."
         )
@@ -56,7 +57,7 @@ class FailThreshold:
         return self.share is not None and failed > self.share * total
 
 
-ONE_PER_CENT = FailThreshold("1%", 0.01, None)
+ONE_PER_CENT = FailThreshold("1%", Fraction(1, 100), None)
 
 
 @dataclass(frozen=True)
@@ -180,12 +181,12 @@ class ScoreConfig:
     def as_record(self) -> dict[str, Any]:
         """What `run.json` keeps of the configuration; no secret has a place in it."""
         return {
-            "archive": paths.canonical(self.archive),
-            "root": self.root,
+            "archive": paths.escape_name(paths.canonical(self.archive)),
+            "root": None if self.root is None else paths.escape_name(paths.canonical(self.root)),
             "columns": dict(self.columns),
             "include": list(self.include),
             "exclude": list(self.exclude),
-            "model": self.model,
+            "model": paths.escape_name(self.model),
             "precision": self.precision,
             "shard_size": self.shard_size,
             "limit": self.limit,

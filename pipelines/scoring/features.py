@@ -14,10 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.errors import IMAGE_ERRORS
 from pipelines.models.runtime import ScorerIO
 from pipelines.predictions.runs import RunFolder
 from pipelines.scoring import parts
 from pipelines.scoring.config import SHARDS_PER_GROUP, PoolSize
+from pipelines.scoring.gate import PartMissing
 from pipelines.scoring.parts import PlanFile
 from pipelines.scoring.report import ScoreProgress, Tally
 from pipelines.scoring.scorer import FeatureMaker, Receipt, ShardWork
@@ -55,15 +57,29 @@ def compute_features(
     """
     folder = RunFolder(work_folder, f"features-{_key(images, feature_model)}")
     _write_plan(images, folder)
-    with files.open_input(folder.plan) as handle:
-        plan = PlanFile(handle)
+    with parts.open_plan(folder) as plan:
+        _forget_passing_failures(folder, plan)
         missing = parts.missing_shards(folder, plan)
         if missing:
             work = ShardWork(folder, _session(), input_size, io, FeatureMaker(size))
             with connect() as cluster:
                 _score(work, feature_model, missing, plan, cluster.cpus, tell)
         tables = [parts.read_part(folder, shard) for shard in range(plan.shards)]
-    return pa.concat_tables([table for table in tables if table is not None])
+    rows = pa.concat_tables([table for table in tables if table is not None])
+    if not rows.column("image_uri").combine_chunks().equals(images.column("image_uri").combine_chunks()):
+        raise PartMissing(
+            f"The features in {folder.root} are not those of the images.", "Remove that folder; it is safe to delete."
+        )
+    return rows
+
+
+def _forget_passing_failures(folder: RunFolder, plan: PlanFile) -> None:
+    """Remove kept parts that are damaged, or hold an image that storage failed to give: it may have come back."""
+    for shard in sorted(folder.finished_shards()):
+        rows = parts.read_part(folder, shard)
+        codes = set() if rows is None else set(rows.column("error_code").to_pylist()) - {None}
+        if rows is None or not all(IMAGE_ERRORS[code].lies_in_image for code in codes):
+            files.delete(folder.part(shard))
 
 
 def _score(

@@ -18,19 +18,9 @@ PART_READERS = 8
 
 
 class PartMissing(TryLater):
-    """A shard's part is missing or does not hold the plan's images: the shard must be scored again.
-
-    Args:
-        message: What is wrong.
-        cure: What to do.
-        shard: Its number.
-    """
+    """Parts are missing or do not hold the plan's images: their shards must be scored again."""
 
     code = "part_missing"
-
-    def __init__(self, message: str, cure: str = "", shard: int = -1) -> None:
-        super().__init__(message, cure)
-        self.shard = shard
 
 
 class Gate:
@@ -44,7 +34,7 @@ class Gate:
         schema: The table's schema for this run.
 
     Attributes:
-        missing: Why the gate did not open; None while it is open.
+        damaged: Shards whose part is missing, broken, or differs from the plan; the gate is open while there is none.
         complete: True once every row has passed.
         multi_frame: Rows so far whose file holds further frames.
     """
@@ -55,7 +45,7 @@ class Gate:
         self._schema = schema
         self._rows = 0
         self._failed: Counter[str] = Counter()
-        self.missing: PartMissing | None = None
+        self.damaged: list[int] = []
         self.complete = False
         self.multi_frame = 0
 
@@ -68,33 +58,32 @@ class Gate:
         """Record batches of the schema; each pass reads, compares and counts anew.
 
         Raises:
-            PartMissing: At the first shard whose part is missing, broken, or differs from the plan.
+            PartMissing: At the end, if `damaged` names a shard; nothing is yielded behind the first of them.
         """
         self._rows, self.multi_frame, self.complete = 0, 0, False
         self._failed.clear()
-        try:
-            with ThreadPoolExecutor(PART_READERS, thread_name_prefix="part") as pool:
-                for group in range(len(self._plan.groups)):
-                    for rows in self._verified_group(pool, self._plan.read_group(group)):
+        self.damaged.clear()
+        with ThreadPoolExecutor(PART_READERS, thread_name_prefix="part") as pool:
+            for group in range(len(self._plan.groups)):
+                images = self._plan.read_group(group)
+                tables = pool.map(lambda shard: read_part(self._folder, shard), images)
+                for shard, rows in zip(images, tables, strict=True):
+                    if rows is None or not self._holds(rows, images[shard]):
+                        self.damaged.append(shard)
+                    elif not self.damaged:
                         self._count(rows)
                         yield from rows.to_batches()
-        except PartMissing as missing:
-            self.missing = missing
-            raise
+        if self.damaged:
+            raise PartMissing(
+                f"The parts of {len(self.damaged)} shards of run {self._folder.run_id} are damaged again and again.",
+                "Check the disk of the results folder, and that all nodes of the cluster see the same one.",
+            )
         self.complete = True
 
-    def _verified_group(self, pool: ThreadPoolExecutor, images: dict[int, pa.Table]) -> list[pa.Table]:
-        tables = pool.map(lambda shard: read_part(self._folder, shard), images)
-        return [self._verified(shard, images[shard], rows) for shard, rows in zip(images, tables, strict=True)]
-
-    def _verified(self, shard: int, images: pa.Table, rows: pa.Table | None) -> pa.Table:
-        if rows is None:
-            raise PartMissing(f"Shard {shard} has no readable part.", shard=shard)
-        if rows.schema != self._schema:
-            raise PartMissing(f"The part of shard {shard} has other columns than the run.", shard=shard)
-        if not rows.column("image_uri").combine_chunks().equals(images.column("image_uri").combine_chunks()):
-            raise PartMissing(f"The part of shard {shard} does not hold the images of the plan.", shard=shard)
-        return rows
+    def _holds(self, rows: pa.Table, images: pa.Table) -> bool:
+        """Whether a part has the run's columns and the plan's images, one by one and in order."""
+        same = rows.column("image_uri").combine_chunks() if rows.schema == self._schema else None
+        return same is not None and same.equals(images.column("image_uri").combine_chunks())
 
     def _count(self, rows: pa.Table) -> None:
         self._rows += rows.num_rows

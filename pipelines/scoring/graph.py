@@ -20,9 +20,8 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipelines.errors import NightreadError, TryLater
-from pipelines.scoring.parts import PlanFile, blocks_of
+from pipelines.scoring.parts import PlanFile, blocks_of, open_plan
 from pipelines.scoring.scorer import Receipt, ShardScorer, ShardWork
-from pipelines.storage import files
 
 SHARDS_PER_BLOCK = 16
 # Enough blocks that actors finish together and receipts come often, where there are shards enough.
@@ -49,25 +48,32 @@ class ShardActor:
     """
 
     def __init__(self, work: ShardWork, model: ray.ObjectRef[bytes]) -> None:
+        # Only what cannot fail: an error in here would reach the driver without its kind. The rest is made by the first
+        # block.
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="parent", daemon=True).start()
-        self._scorer = ShardScorer(work, ray.get(model))
+        self._work = work
+        self._model = model
         self._open = contextlib.ExitStack()
-        self._plan = PlanFile(self._open.enter_context(files.open_input(work.folder.plan)))
+        self._ready: tuple[ShardScorer, PlanFile] | None = None
         self._group = -1
         self._images: dict[int, pa.Table] = {}
         self._name = f"{ray.get_runtime_context().get_node_id()}-{os.getpid()}"
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Score the shards of a block (its one row: `shards`, `suspects`); yields one receipt for each."""
+        if self._ready is None:
+            plan = self._open.enter_context(open_plan(self._work.folder))
+            self._ready = ShardScorer(self._work, ray.get(self._model)), plan
+        scorer, plan = self._ready
         row = block.to_pylist()[0]
         for shard, suspect in zip(row["shards"], row["suspects"], strict=True):
-            receipt = self._scorer.score(shard, self._rows(shard), suspect, self._name)
+            receipt = scorer.score(shard, self._rows(plan, shard), suspect, self._name)
             yield pa.table({"receipt": [json.dumps(vars(receipt))]})
 
-    def _rows(self, shard: int) -> pa.Table:
-        group = self._plan.group_of(shard)
+    def _rows(self, plan: PlanFile, shard: int) -> pa.Table:
+        group = plan.group_of(shard)
         if group != self._group:
-            self._images = self._plan.read_group(group)
+            self._images = plan.read_group(group)
             self._group = group
         return self._images[shard]
 

@@ -16,9 +16,10 @@ from pipelines.images.preprocess import Preprocessing
 from pipelines.models.bundle import Bundle
 from pipelines.models.registry import resolve
 from pipelines.predictions.commit import committed_files
+from pipelines.predictions.schema import check_carried_names, prediction_schema
 from pipelines.scoring.config import SHARDS_PER_GROUP, ScoreConfig
 from pipelines.scoring.report import ScoreProgress
-from pipelines.storage import paths
+from pipelines.storage import files, paths
 from pipelines.storage.listing import check_root
 from pipelines.storage.settings import fsspec_filesystem
 
@@ -68,6 +69,7 @@ def open_night(config: ScoreConfig, tell: Tell) -> Night:
     """
     bundle = resolve(config.model)
     bundle.scorer(config.precision)
+    prediction_schema(bundle.classes, None)  # class names that no table can hold are found before any listing
     here = Preprocessing(bundle.input_size).id
     if here != bundle.preprocessing_id:
         raise ModelRefused(
@@ -106,6 +108,7 @@ def list_images(night: Night, folder: Path) -> Listing:
         from pipelines.archive.manifest import read_manifest
 
         listing = read_manifest(config.archive, config.columns, config.root, path, count)
+        check_carried_names(listing.carried)
     else:
         listing = list_archive(config.archive, ListingFilter(config.include, config.exclude), path, count)
     refuse_nothing(listing, config)
@@ -148,7 +151,8 @@ def planned_work(night: Night) -> Iterator[Planned]:
     """
     config, bundle = night.config, night.bundle
     with tempfile.TemporaryDirectory(prefix="nightread-plan-") as folder:
-        listing = list_images(night, Path(folder))
+        with files.explaining(folder):
+            listing = list_images(night, Path(folder))
         night.tell(ScoreProgress("planning", 0, listing.found))
         filesystem = fsspec_filesystem(night.results) if paths.is_bucket(night.results) else None
         path = Path(folder) / "plan.parquet"

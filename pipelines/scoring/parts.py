@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import secrets
@@ -11,6 +12,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.errors import NightreadError
 from pipelines.predictions.runs import RunFolder
 from pipelines.storage import files
 
@@ -43,6 +45,33 @@ def read_part(folder: RunFolder, shard: int) -> pa.Table | None:
         return None
 
 
+class PlanLost(NightreadError):
+    """A run's plan is gone or damaged: the run cannot be finished, and its images are to be planned anew."""
+
+    exit_code = 75
+    code = "plan_lost"
+
+
+@contextlib.contextmanager
+def open_plan(folder: RunFolder) -> Iterator[PlanFile]:
+    """Open a run's plan for a `with` block.
+
+    Raises:
+        PlanLost: If it is missing or no Parquet file.
+        TryLater: If storage fails.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            handle = stack.enter_context(files.open_input(folder.plan))
+            plan = PlanFile(handle, folder.plan)
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            raise PlanLost(
+                f"The plan of run {folder.run_id} is missing or damaged.",
+                "Start the same command again: it plans anew.",
+            ) from error
+        yield plan
+
+
 class PlanFile:
     """A run's plan.parquet, read one row group (16 shards) at a time.
 
@@ -51,8 +80,10 @@ class PlanFile:
         images: How many images.
     """
 
-    def __init__(self, handle: IO[bytes]) -> None:
-        self._file = pq.ParquetFile(handle)
+    def __init__(self, handle: IO[bytes], place: str = "the plan") -> None:
+        self._place = place
+        with files.explaining(place):
+            self._file = pq.ParquetFile(handle)
         metadata = self._file.metadata
         self.images = metadata.num_rows
         column = self._file.schema_arrow.get_field_index("shard")
@@ -94,7 +125,8 @@ class PlanFile:
 
     def read_group(self, group: int) -> dict[int, pa.Table]:
         """The images of each shard in a row group, without the column `shard`."""
-        table = self._file.read_row_group(group)
+        with files.explaining(self._place):
+            table = self._file.read_row_group(group)
         numbers = table.column("shard").to_numpy()
         images = table.drop_columns(["shard"])
         first, last = self._bounds[group]

@@ -134,6 +134,8 @@ class ScoreReport:
         counts: Rows committed by this command.
         left_out: Files left out of the archive, by reason.
         unlistable: Sub-folders that could not be listed.
+        repeated: Rows of the manifest that said the same again and were dropped.
+        repeated_rows: The first of them, as numbers of the manifest's rows.
         multi_frame: Images committed of which only the first frame was scored.
         images_per_second: Steady rate; None where there is none.
         seconds: The whole command.
@@ -155,6 +157,8 @@ class ScoreReport:
     counts: RunCounts = RunCounts()
     left_out: Mapping[str, int] = field(default_factory=dict)
     unlistable: tuple[str, ...] = ()
+    repeated: int = 0
+    repeated_rows: tuple[int, ...] = ()
     multi_frame: int = 0
     images_per_second: float | None = None
     seconds: float = 0.0
@@ -185,6 +189,7 @@ class ScoreReport:
             "failed_by_code": dict(self.counts.failed_by_code),
             "left_out": dict(self.left_out),
             "unlistable": list(self.unlistable),
+            "repeated": self.repeated,
             "multi_frame": self.multi_frame,
             "images_per_second": self.images_per_second,
             "seconds": self.seconds,

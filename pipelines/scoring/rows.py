@@ -46,7 +46,7 @@ class RowContext:
         scored_date: UTC day of the run's start; the table's partition.
         bundle: The model.
         precision: `float32` or `int8`.
-        training_hashes: `content_sha256` of the images that the model was fitted to.
+        training_hashes: `content_sha256` of the images that the model was fitted to; None where nobody knows.
         versions_from_manifest: True where the plan's `image_version` is the manifest's own and not what reading gives.
         schema: The table's schema for this model and these carried columns.
     """
@@ -55,7 +55,7 @@ class RowContext:
     scored_date: datetime.date
     bundle: Bundle
     precision: str
-    training_hashes: frozenset[str]
+    training_hashes: frozenset[str] | None
     versions_from_manifest: bool
     schema: pa.Schema
 
@@ -106,8 +106,9 @@ def prediction_rows(images: pa.Table, outcomes: Sequence[Outcome], context: RowC
     columns["image_version"] = _versions(images, outcomes, context)
     columns["frames"] = pa.array([p.frames if p else None for p in prepared], pa.int32())
     columns["decoder"] = pa.array([p.decoder if p else None for p in prepared], pa.string())
+    known = context.training_hashes
     columns["in_training_set"] = pa.array(
-        [p.content_sha256 in context.training_hashes if p else None for p in prepared], pa.bool_()
+        [None if p is None or known is None else p.content_sha256 in known for p in prepared], pa.bool_()
     )
     for field in context.schema:
         if field.name not in columns:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.errors import Stopped
+from pipelines.errors import Stopped, TryLater
 from pipelines.models.golden import self_test
 from pipelines.models.runtime import Scorer
 from pipelines.predictions import commit, query, runs
@@ -22,7 +22,7 @@ from pipelines.scoring import parts
 from pipelines.scoring.config import ScoreConfig
 from pipelines.scoring.gate import Gate, PartMissing
 from pipelines.scoring.night import Night, Planned, Tell, check_archive, open_night, planned_work
-from pipelines.scoring.parts import PlanFile
+from pipelines.scoring.parts import PlanFile, PlanLost, open_plan
 from pipelines.scoring.report import RunCounts, ScoreProgress, ScoreReport, Tally
 from pipelines.scoring.rows import RowContext
 from pipelines.scoring.scorer import PredictionMaker, Receipt, ShardWork
@@ -123,6 +123,8 @@ def _report_of(night: Night, planned: Planned) -> ScoreReport:
         planned=plan.planned,
         shards=plan.shards,
         left_out=dict(listing.left_out),
+        repeated_rows=tuple(listing.repeated_rows),
+        repeated=listing.repeated,
         unlistable=tuple(listing.unlistable),
         table_version=commit.table_version(night.results),
         threshold=night.config.fail_threshold,
@@ -187,14 +189,21 @@ class _Job:
             folder = RunFolder(self._night.results, record.run_id)
             if commit.transaction_state(self._night.results, record.run_id) == 1:
                 finished = self._close_committed(folder, record)
-            elif record.fingerprint == self._night.fingerprint:
-                finished = self._finish(folder, record)
-            elif commit.abandon_run(self._night.results, record.run_id):
-                folder.write_record(replace(record, status="abandoned"))
-                folder.remove_parts()
+            elif record.fingerprint != self._night.fingerprint:
+                self._abandon(folder, record)
             else:
-                self._close_committed(folder, record)
+                try:
+                    finished = self._finish(folder, record)
+                except PlanLost:  # nothing can finish it, and its images must not wait for it
+                    self._abandon(folder, record)
         return finished
+
+    def _abandon(self, folder: RunFolder, record: RunRecord) -> None:
+        if commit.abandon_run(self._night.results, record.run_id):
+            folder.write_record(replace(record, status="abandoned"))
+            folder.remove_parts()
+        else:
+            self._close_committed(folder, record)
 
     def _close_committed(self, folder: RunFolder, record: RunRecord) -> Finished | None:
         """A driver died between its commit and its last word: the rows are in the table, the record says so now."""
@@ -237,8 +246,7 @@ class _Job:
     def _finish(self, folder: RunFolder, record: RunRecord) -> Finished:
         """Score the shards that have no part yet, pass the gate, commit, and say so."""
         began = time.monotonic()
-        with files.open_input(folder.plan) as handle:
-            plan = PlanFile(handle)
+        with open_plan(folder) as plan:
             context = self._context(record, plan)
             tally, version, passed = self._score_and_commit(folder, plan, context)
         counts = passed.counts
@@ -247,22 +255,24 @@ class _Job:
             "images_per_second": tally.steady_rate if tally else None,
             "seconds": time.monotonic() - began,
         }
-        folder.write_record(
-            replace(
-                record,
-                status="committed",
-                table_version=version,
-                counts={**record.counts, **_as_record(counts)},
-                timings=timings,
-            )
+        closed = replace(
+            record,
+            status="committed",
+            table_version=version,
+            counts={**record.counts, **_as_record(counts)},
+            timings=timings,
         )
-        folder.remove_parts()
+        # The rows are in the table: what fails from here on is repaired by the next command and must not hide them.
+        with contextlib.suppress(TryLater):
+            folder.write_record(closed)
+            folder.remove_parts()
         return Finished(record.run_id, counts, tally.steady_rate if tally else None, version, passed.multi_frame)
 
     def _score_and_commit(
         self, folder: RunFolder, plan: PlanFile, context: RowContext
     ) -> tuple[Tally | None, int, Passed]:
         tally: Tally | None = None
+        last = PartMissing("No part was ever complete.")
         for _ in range(GATE_ROUNDS):
             missing = parts.missing_shards(folder, plan)
             if missing:
@@ -270,21 +280,18 @@ class _Job:
             self._night.tell(ScoreProgress("committing", plan.images, plan.images))
             gate = Gate(folder, plan, context.schema)
             try:
+                for _ in gate:  # all parts are looked at before the table sees a row: a broken append leaves files
+                    pass
                 version = commit.commit_run(
                     self._night.results, folder.run_id, context.schema, gate, before_append=self._lease.check
                 )
-            except Exception:
-                if gate.missing is None:
-                    raise
-                files.delete(folder.part(gate.missing.shard))
+            except PartMissing as damage:
+                last = damage
+                for shard in gate.damaged:
+                    files.delete(folder.part(shard))
                 continue
-            if gate.complete:
-                return tally, version, Passed(gate.counts, gate.multi_frame)
-            # Another process of this configuration had committed the run already.
-            return tally, version, Passed(_counts_in_table(self._night.results, folder.run_id))
-        raise PartMissing(
-            f"Parts of run {folder.run_id} are damaged again and again.", "Check the disk of the results folder."
-        )
+            return tally, version, Passed(gate.counts, gate.multi_frame)
+        raise last
 
     def _score_shards(self, folder: RunFolder, plan: PlanFile, missing: list[int], context: RowContext) -> Tally:
         night = self._night
@@ -304,7 +311,9 @@ class _Job:
             make_rows=PredictionMaker(context),
         )
         done = plan.images - plan.images_of(missing)
-        tally = Tally(plan.images, done, min(most, len(missing)))
+        # On this machine no more actors can run than there are cores; a joined cluster may grow.
+        actors = min(most, self._size.cpus) if self._size.local else most
+        tally = Tally(plan.images, done, min(actors, len(missing)))
 
         def on_receipt(receipt: Receipt) -> None:
             if self._lease.lost.is_set():

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +30,7 @@ from pipelines.storage.reading import Blob, ImageReader
 
 READ_THREADS = 8
 READ_AHEAD = 8
+READ_AHEAD_BYTES = 256 * 1024 * 1024
 LARGEST_FILE = 512 * 1024 * 1024
 # The largest picture that the limits allow takes a few seconds; what takes longer hangs.
 DECODE_SECONDS = 30.0
@@ -107,14 +109,23 @@ class ShardWork:
 
 
 def read_ahead(reader: ImageReader, uris: list[str], pool: ThreadPoolExecutor) -> Iterator[Future[Blob]]:
-    """Futures of the images' bytes in order, at most `READ_AHEAD` of them read before they are asked for."""
+    """Futures of the images' bytes in order, some of them read before they are asked for.
+
+    At most `READ_AHEAD` images are, and of large files only as many as fit into `READ_AHEAD_BYTES` if the next ones
+    are as large as the largest so far; at least one.
+    """
     waiting: deque[Future[Blob]] = deque()
-    for uri in uris:
-        waiting.append(pool.submit(reader.read, uri))
-        if len(waiting) >= READ_AHEAD:
-            yield waiting.popleft()
-    while waiting:
-        yield waiting.popleft()
+    pending = iter(uris)
+    room, largest = 2, 1
+    while True:
+        waiting.extend(pool.submit(reader.read, uri) for uri in islice(pending, max(0, room - len(waiting))))
+        if not waiting:
+            return
+        blob = waiting.popleft()
+        if blob.exception() is None:
+            largest = max(largest, len(blob.result().data))
+        room = max(1, min(READ_AHEAD, READ_AHEAD_BYTES // largest))
+        yield blob
 
 
 def score_image(blob: Future[Blob], prepare: Callable[[bytes], Prepared], kernel: Kernel) -> Outcome:

@@ -43,7 +43,8 @@ def canonical(uri: str) -> str:
     for slashes at the end. Nothing is escaped. Applying it twice changes nothing.
 
     Raises:
-        UsageError: For an empty name, one with a zero byte, a `file://` URI of another host, or `s3://` without bucket.
+        UsageError: For an empty name, one with a zero byte, a `file://` URI of another host, `s3://` without bucket,
+            or a URI that carries a user name or a password.
     """
     if not uri or "\0" in uri:
         raise UsageError(
@@ -67,6 +68,11 @@ def _path_of_file_uri(uri: str, rest: str) -> str:
 def _canonical_remote(uri: str) -> str:
     kind = scheme(uri)
     rest = uri.split("://", 1)[1].rstrip("/")
+    if "@" in rest.partition("/")[0]:
+        raise UsageError(
+            f"A {kind}:// URI carries a user name or a password, which would be written into records.",
+            "Leave it out of the URI; give credentials in the environment.",
+        )
     if kind not in ("s3", "s3a"):
         return f"{kind}://{rest}"
     bucket, _, key = rest.partition("/")

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -94,7 +99,7 @@ def test_rows_agree_with_an_independent_computation(scored: dict, tiny_models: P
         assert row["p_positive"] == row["p_malignant"]
         assert row["decision"] == ("positive" if row["p_positive"] >= 0.5 else "negative")
         assert (row["width"], row["height"], row["frame"], row["frames"]) == (160, 120, 0, 1)
-        assert row["in_training_set"] is False
+        assert row["in_training_set"] is None  # this bundle does not say what it was trained on
         assert abs(row["mean_intensity"] - np.asarray(Image.open(path).convert("L")).mean() / 255) < 0.02
 
 
@@ -214,3 +219,44 @@ def test_a_model_that_fails_its_self_test(
     done = nightread("score", tmp_path / "archive", *model)
     assert done.code == 4 and one_sentence(done.err)
     assert nightread("query", tmp_path / "results", "SELECT * FROM rows", "--json").answer == []
+
+
+def test_damaged_parts_and_a_lost_plan_are_made_anew(
+    tmp_path: Path,
+    tiny_models: Path,
+    environment: dict[str, str],
+    nightread: Callable,
+    draw: Callable,
+    rows_of: Callable,
+) -> None:
+    """A power cut: a run with its parts on disk, some of them empty; then one whose plan is gone."""
+    archive, results = tmp_path / "archive", tmp_path / "results"
+    paths = draw(archive, 300)
+    arguments = ["score", str(archive), "--model", f"{tiny_models}/cells", "--results", str(results), "--json"]
+    arguments += ["--shard-size", "5"]
+
+    def interrupted(parts: int) -> Path:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jobs", *arguments],
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and len(list(results.glob("runs/*/parts/*.parquet"))) < parts:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return next(results.glob("runs/*/parts")).parent
+
+    run = interrupted(20)
+    for part in sorted((run / "parts").glob("*.parquet"))[:5]:
+        part.write_bytes(b"")
+    done = nightread(*arguments)
+    assert (done.code, done.answer["scored"]) == (0, 300), done.err
+    assert Counter(row["image_uri"] for row in rows_of(results)) == {str(path): 1 for path in paths}
+    shutil.rmtree(results)
+    (interrupted(3) / "plan.parquet").unlink()
+    done = nightread(*arguments)
+    assert (done.code, done.answer["resumed"], done.answer["scored"]) == (0, None, 300), done.err
+    assert Counter(row["image_uri"] for row in rows_of(results)) == {str(path): 1 for path in paths}

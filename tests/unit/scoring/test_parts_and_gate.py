@@ -16,6 +16,7 @@ from pipelines.predictions.runs import RunFolder
 from pipelines.scoring import parts
 from pipelines.scoring.gate import Gate, PartMissing
 from pipelines.scoring.parts import PlanFile
+from pipelines.storage import files
 
 SCHEMA = pa.schema([("image_uri", pa.string()), ("error_code", pa.string()), ("frames", pa.int32())])
 
@@ -119,7 +120,7 @@ def test_gate_stays_closed(folder: RunFolder, damage: str) -> None:
     gate = Gate(folder, plan, SCHEMA)
     with pytest.raises(PartMissing):
         list(gate)
-    assert gate.missing is not None and gate.missing.shard == 5 and not gate.complete
+    assert gate.damaged == [5] and not gate.complete
 
 
 def test_attempts_are_counted_for_each_driver(folder: RunFolder) -> None:
@@ -129,3 +130,25 @@ def test_attempts_are_counted_for_each_driver(folder: RunFolder) -> None:
     assert folder.begun_shards() == {7, 8}
     folder.remove_parts()
     assert folder.begun_shards() == set()
+
+
+def test_the_gate_names_all_that_is_damaged(folder: RunFolder) -> None:
+    plan = plan_file(100, 2, 4)
+    write_all(folder, plan)
+    for shard in (3, 17, 44):
+        Path(folder.part(shard)).write_bytes(b"")
+    gate = Gate(folder, plan, SCHEMA)
+    with pytest.raises(PartMissing):
+        list(gate)
+    assert gate.damaged == [3, 17, 44]
+
+
+def test_a_plan_that_is_lost_or_damaged(folder: RunFolder) -> None:
+    with pytest.raises(parts.PlanLost), parts.open_plan(folder):
+        pass
+    files.write_atomic(folder.plan, plan_bytes(10, 2))
+    with parts.open_plan(folder) as plan:
+        assert plan.images == 10
+    files.write_atomic(folder.plan, plan_bytes(10, 2)[:-5])
+    with pytest.raises(parts.PlanLost), parts.open_plan(folder):
+        pass

@@ -21,6 +21,8 @@ CONFIG = ScoreConfig("/archive", "/models/cells", "/results")
         ("0%", 0, 5, False),
         ("0%", 1, 1_000_000, True),
         ("0.5 %", 5, 1000, False),
+        ("29%", 29, 100, False),
+        ("29%", 30, 100, True),
         ("3", 3, 4, False),
         ("3", 4, 1_000_000, True),
         ("0", 0, 0, False),
