@@ -95,7 +95,7 @@ def import_command(
         file,
         models,
         name,
-        _names(classes),
+        _class_names(classes),
         input_size,
         scaling,
         outputs,
@@ -117,6 +117,23 @@ def import_command(
 
 def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
+
+
+def _class_names(text: str) -> list[str]:
+    """The classes of `--classes`.
+
+    Raises:
+        UsageError: If they cannot each have a column of the results: such a model could never score.
+    """
+    from pipelines.errors import UsageError
+    from pipelines.predictions.schema import check_class_columns
+
+    names = _names(text)
+    try:
+        check_class_columns(names)
+    except UsageError as error:
+        raise UsageError(error.message, "Give the classes other names: --classes …") from error
+    return names
 
 
 def _listed(entry: Entry) -> dict[str, Any]:

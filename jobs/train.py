@@ -115,13 +115,22 @@ def summary(report: TrainReport) -> str:
     left_out = {reason: count for reason, count in report.left_out.items() if count}
     if left_out:
         lines.append(f"  left out    {_counts(left_out)}")
+    if report.without_patient:
+        lines.append(
+            f"  patients    not known for {report.without_patient:,} images: only copies of one file were kept together "
+            f"({report.groups:,} groups)\n"
+            "              a patient's images may stand in two parts; name patients with --group-by or patient_id"
+        )
     lines += [
         f"  positive    {', '.join(report.positive_classes)}",
         f"  epochs      {report.epochs}, best {report.best_epoch}",
         f"  validation  accuracy {figures['accuracy']:.4f}, loss {figures['log_loss']:.4f}, "
         f"ROC AUC {figures['roc_auc']:.4f} (positive against the rest: 95 % interval {low:.3f} to {high:.3f})",
-        f"  threshold   {report.threshold:.6f} of p_positive, for a sensitivity of {report.target_sensitivity:g} on "
-        f"validation (temperature {report.temperature:.3f})",
+        f"  threshold   {report.threshold:.6g} of p_positive, temperature {report.temperature:.3f}",
+        f"              on validation sensitivity {report.sensitivity:.3f} ({report.target_sensitivity:g} was asked for), "
+        f"specificity {report.specificity:.3f}",
+        "",
+        "Validation by the most probable class, whatever the threshold:",
         "",
         *_matrix(report),
         "",

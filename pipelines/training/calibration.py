@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from pipelines.errors import UsageError
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
+LEAST_MARGIN = 1e-6
+LEAST_THRESHOLD = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,23 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     return float(math.exp(found.x))
 
 
-def fit_threshold(p_positive: ArrayLike, is_positive: ArrayLike, target: float = 0.95) -> OperatingPoint:
+def fit_threshold(
+    p_positive: ArrayLike, is_positive: ArrayLike, target: float = 0.95, margin: float = 0.0
+) -> OperatingPoint:
     """The largest threshold whose sensitivity on validation is at least `target`.
 
     With n positive images and k = ceil(target · n), that is the k-th highest `p_positive` of a positive image. Ties
     need no rule of their own: images of equal `p_positive` fall on the same side, and the positive ones among them
-    only add to sensitivity. The value is rounded down to 1e-6, so that an image exactly at the threshold stays
-    positive however the last bit of a float32 falls; that cannot lower the sensitivity.
+    only add to sensitivity. The value is lowered by the margin, a share of itself, so that an image exactly at the
+    threshold stays positive however the last bits of a float32 fall; that cannot lower the sensitivity. It is never 0,
+    which would call everything positive; where `p_positive` itself is 0 the target is therefore missed.
 
     Args:
         p_positive: Calibrated probability of the positive classes, `[N]`.
         is_positive: Truth, bool `[N]`.
         target: Sensitivity wanted, above 0 and at most 1.
+        margin: How far another computation of `p_positive` may lie from this one, relative to it; at least 1e-6 is
+            taken.
 
     Raises:
         UsageError: If the target is out of range, or no image is positive.
@@ -89,7 +96,7 @@ def fit_threshold(p_positive: ArrayLike, is_positive: ArrayLike, target: float =
         raise UsageError("No validation image is positive, so no threshold can be fitted.", "Add positive images.")
     ranked = np.sort(score[truth])[::-1]
     needed = max(1, math.ceil(target * len(ranked) - 1e-9))
-    threshold = math.floor(float(ranked[needed - 1]) * 1e6) / 1e6
+    threshold = max(float(ranked[needed - 1]) * (1 - max(margin, LEAST_MARGIN)), LEAST_THRESHOLD)
     called = score >= threshold
     negatives = int((~truth).sum())
     return OperatingPoint(

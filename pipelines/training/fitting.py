@@ -1,4 +1,4 @@
-"""What is fitted on features: the head, then on validation its temperature and its threshold."""
+"""What is fitted on features: the head, then on validation its temperature."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.models.heads import build_head
-from pipelines.training.calibration import OperatingPoint, fit_temperature, fit_threshold, probabilities
+from pipelines.training.calibration import fit_temperature, probabilities
 from pipelines.training.config import TrainConfig
 from pipelines.training.dataset import Dataset
 from pipelines.training.head import HeadConfig, TrainedHead, balanced_weights, logits_of, train_head
@@ -19,27 +19,25 @@ from pipelines.training.network import head_spec
 
 @dataclass(frozen=True)
 class Fitted:
-    """A head with what was fitted on validation.
+    """A head with the temperature that was fitted on validation.
 
     Attributes:
         head: Keras model of its best epoch.
         trained: Its history.
         temperature: What its logits are divided by.
-        point: The threshold.
         probabilities: Calibrated, of the validation part, float64 `[N, K]`.
     """
 
     head: Any
     trained: TrainedHead
     temperature: float
-    point: OperatingPoint
     probabilities: NDArray[np.float64]
 
 
 def fit(
     config: TrainConfig, data: Dataset, positive: list[int], on_epoch: Callable[[dict[str, float]], None]
 ) -> Fitted:
-    """Fit head, temperature and threshold; the test part is not looked at.
+    """Fit head and temperature; the test part is not looked at.
 
     Args:
         config: How.
@@ -68,8 +66,4 @@ def fit(
     trained = train_head(head, train_part, validation, how, on_epoch)
     logits = logits_of(head, validation.features)
     temperature = fit_temperature(logits, validation.labels)
-    calibrated = probabilities(logits, temperature)
-    point = fit_threshold(
-        calibrated[:, positive].sum(axis=1), np.isin(validation.labels, positive), config.target_sensitivity
-    )
-    return Fitted(head, trained, temperature, point, calibrated)
+    return Fitted(head, trained, temperature, probabilities(logits, temperature))

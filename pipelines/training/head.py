@@ -72,10 +72,12 @@ class TrainedHead:
     Attributes:
         history: One row an epoch: `epoch` (from 1), the figures of `HISTORY_FIGURES`, `learning_rate`, `seconds`.
         best_epoch: The epoch (from 1) whose weights the head holds now.
+        metric_defined: False where `metric` was no number after any epoch; then the last epoch's weights are held.
     """
 
     history: tuple[dict[str, float], ...]
     best_epoch: int
+    metric_defined: bool = True
 
 
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> tuple[float, ...]:
@@ -96,7 +98,7 @@ def train_head(
     config: HeadConfig,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> TrainedHead:
-    """Train a head; at the end it holds the weights of its best epoch.
+    """Train a head; at the end it holds the weights of its best epoch, or of its last if none could be judged.
 
     Args:
         head: Keras model from features to logits `[N, K]`; trained in place.
@@ -124,10 +126,12 @@ def train_head(
             on_epoch(row)
         if sign * value > best_value:
             best_value, best_epoch, best_weights = sign * value, epoch, head.get_weights()
-        if config.early_stopping and epoch - best_epoch >= config.early_stopping:
+        if config.early_stopping and best_epoch and epoch - best_epoch >= config.early_stopping:
             break
+    if not best_epoch:
+        return TrainedHead(tuple(history), len(history), metric_defined=False)
     head.set_weights(best_weights)
-    return TrainedHead(tuple(history), max(best_epoch, 1))
+    return TrainedHead(tuple(history), best_epoch)
 
 
 def logits_of(head: Any, features: NDArray[np.float32], batch_size: int = 1024) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ from pipelines.archive.manifest import read_manifest
 from pipelines.errors import UsageError
 from pipelines.predictions.schema import check_class_columns
 from pipelines.storage import paths
+from pipelines.storage.listing import root_uri
 from pipelines.training.split import part_of_name
 
 LEAST_IMAGES = 10
@@ -92,12 +93,16 @@ class LabelledImages:
         classes: Class names, sorted.
         left_out: Files that are no training images, by reason.
         unlistable: Sub-folders that could not be listed.
+        repeated: Rows of the manifest that said the same again and were dropped.
+        repeated_rows: The first of them, as numbers of the manifest's rows.
     """
 
     table: pa.Table
     classes: tuple[str, ...]
     left_out: Mapping[str, int]
     unlistable: tuple[str, ...] = ()
+    repeated: int = 0
+    repeated_rows: tuple[int, ...] = ()
 
     def label_numbers(self) -> list[int]:
         """Number of each image's class in `classes`."""
@@ -115,7 +120,8 @@ def read_labelled(config: DataConfig) -> LabelledImages:
 
     Raises:
         UsageError: If labels are missing or empty, there is one class only, a class has fewer than `LEAST_IMAGES`
-            images, an image has two classes, or class names collide as columns; each with its counts.
+            images, an image has two classes, a path does not say its group, or class names collide as columns; each
+            with its counts.
         TryLater: If storage does not answer.
     """
     with tempfile.TemporaryDirectory(prefix="nightread-labelled-") as folder:
@@ -130,10 +136,18 @@ def read_labelled(config: DataConfig) -> LabelledImages:
         table = _grouped(table, config)
     classes = tuple(sorted(set(table["label"].to_pylist())))
     images = LabelledImages(
-        table.select(SCHEMA.names).cast(SCHEMA), classes, dict(listing.left_out), tuple(listing.unlistable)
+        table.select(SCHEMA.names).cast(SCHEMA),
+        classes,
+        dict(listing.left_out),
+        tuple(listing.unlistable),
+        listing.repeated,
+        tuple(listing.repeated_rows),
     )
     check_counts(images.table["label"].to_pylist(), classes)
-    check_class_columns(classes)
+    try:
+        check_class_columns(classes)
+    except UsageError as error:
+        raise UsageError(error.message, "Give the classes other names: --class-names LABEL=NAME,…") from error
     return images
 
 
@@ -164,7 +178,7 @@ def _from_folders(config: DataConfig, folder: str) -> tuple[pa.Table, Listing]:
     """List a folder per class; a first level of train|val|test is taken as the split."""
     listing = list_archive(config.data, ListingFilter((), config.exclude), str(Path(folder) / "listing.parquet"))
     rows = pq.read_table(listing.path, columns=["image_uri", "image_version"])
-    root = paths.canonical(config.data)
+    root = root_uri(config.data)
     steps = [paths.relative(uri, root).split("/") for uri in rows["image_uri"].to_pylist()]
     tops = {step[0] for step in steps if len(step) > 1}
     split = bool(tops) and all(part_of_name(top) for top in tops)
@@ -175,9 +189,19 @@ def _from_folders(config: DataConfig, folder: str) -> tuple[pa.Table, Listing]:
             f"{len(stray)} images lie outside of any class's folder, {stray[0]} among them.",
             "Put each into the folder of its class, or leave them out with --exclude.",
         )
-    labels = [paths.unescape_name(step[depth]) for step in steps]
+    labels = [_label_of(step[depth]) for step in steps]
     parts = [part_of_name(step[0]) if split else None for step in steps]
     return _with_columns(rows, labels, [None] * len(steps), parts), listing
+
+
+def _label_of(step: str) -> str:
+    """The label that a folder's escaped name means: the name itself, or as it is where that is no valid text."""
+    name = paths.unescape_name(step)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return step
+    return name
 
 
 def _from_manifest(config: DataConfig, folder: str) -> tuple[pa.Table, Listing]:
@@ -257,7 +281,7 @@ def _without(table: pa.Table, config: DataConfig) -> pa.Table:
 
 def _below(table: pa.Table, config: DataConfig) -> list[str]:
     """Path of each image below the data's root."""
-    root = paths.canonical(config.root or config.data)
+    root = root_uri(config.root or config.data)
     if config.is_manifest and not config.root:
         root = paths.parent(root)
     uris = table["image_uri"].to_pylist()
@@ -301,11 +325,18 @@ def _one_class_each(table: pa.Table) -> pa.Table:
 def _grouped(table: pa.Table, config: DataConfig) -> pa.Table:
     """Group by what the pattern finds in each path below the data's folder."""
     pattern = re.compile(config.group_by or "")
+    below = _below(table, config)
     groups: list[str | None] = []
-    for path in _below(table, config):
+    for path in below:
         found = pattern.search(path)
         groups.append(None if found is None else found[1] if pattern.groups and found[1] else found[0])
-    if not any(groups):
-        raise UsageError(f"--group-by {config.group_by!r} finds nothing in any path.", "Try it on one of the paths.")
+    # Images without a group would be dealt one by one, a patient's into several parts: every path has to say it.
+    lost = [path for path, group in zip(below, groups, strict=True) if not group]
+    if lost:
+        raise UsageError(
+            f"--group-by {config.group_by!r} finds nothing in the paths of {len(lost)} of {len(below)} images, "
+            f"{lost[0]!r} among them.",
+            "Write a pattern that finds the patient in every path.",
+        )
     column = table.column_names.index("person")
     return table.set_column(column, "person", pa.array(groups, pa.string()))

@@ -41,7 +41,7 @@ def validation_table(
     groups: Sequence[str],
     labels: Sequence[str],
     classes: Sequence[str],
-    probabilities: NDArray[np.float64],
+    probabilities: NDArray[np.float32],
 ) -> bytes:
     """`validation.parquet`: content_sha256, group, label, p_<class>…, mean_intensity, width, height, suffix.
 
@@ -50,7 +50,7 @@ def validation_table(
         groups: Group of each.
         labels: Class name of each.
         classes: In the bundle's order.
-        probabilities: Calibrated, `[N, K]`; stored as float32.
+        probabilities: Calibrated, `[N, K]`.
     """
     suffixes = [PurePosixPath(uri).suffix.lower() for uri in images["image_uri"].to_pylist()]
     return _parquet(
@@ -59,7 +59,7 @@ def validation_table(
             "group": pa.array(groups, pa.string()),
             "label": pa.array(labels, pa.string()),
             **{
-                class_column(name): pa.array(probabilities[:, index].astype(np.float32))
+                class_column(name): pa.array(np.ascontiguousarray(probabilities[:, index]))
                 for index, name in enumerate(classes)
             },
             "mean_intensity": images["mean_intensity"],
@@ -111,7 +111,7 @@ def model_card(
         "## Validation",
         "",
         f"ROC AUC of the positive classes against the rest, 95 % interval: {interval[0]:.3f} to {interval[1]:.3f}. "
-        f"Temperature {temperature:.3f}. At the threshold {threshold['threshold']:.6f} of p_positive (the largest that "
+        f"Temperature {temperature:.3f}. At the threshold {threshold['threshold']:.6g} of p_positive (the largest that "
         f"reaches a sensitivity of {threshold['target_sensitivity']}) sensitivity is {threshold['sensitivity']:.3f} "
         f"and specificity {threshold['specificity']:.3f}; both were fitted on these images, so expect less on others.",
         "",

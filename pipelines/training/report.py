@@ -30,6 +30,7 @@ class TrainReport:
         positive_classes: Those that `p_positive` sums.
         parts: Part of the split to class to number of images.
         groups: How many groups the split dealt.
+        without_patient: Images of which nothing says whose they are; only copies keep them together.
         epochs: Epochs that were run.
         best_epoch: The one whose weights were kept.
         validation: Figures on validation, calibrated, by name.
@@ -39,6 +40,8 @@ class TrainReport:
         temperature: Fitted on validation.
         threshold: Of `p_positive`, fitted on validation.
         target_sensitivity: What the threshold was asked to reach.
+        sensitivity: What it reaches on validation.
+        specificity: What it reaches on validation; NaN without negative images.
         unreadable: Images that were left out because they could not be read.
         left_out: Files that are no training images, by reason.
         warnings: What a person should know before using the model.
@@ -54,6 +57,7 @@ class TrainReport:
     positive_classes: tuple[str, ...]
     parts: Mapping[str, Mapping[str, int]]
     groups: int
+    without_patient: int
     epochs: int
     best_epoch: int
     validation: Mapping[str, float]
@@ -63,6 +67,8 @@ class TrainReport:
     temperature: float
     threshold: float
     target_sensitivity: float
+    sensitivity: float
+    specificity: float
     unreadable: tuple[Unreadable, ...]
     left_out: Mapping[str, int]
     warnings: tuple[str, ...]
@@ -80,6 +86,7 @@ class TrainReport:
             "positive_classes": list(self.positive_classes),
             "parts": {part: dict(counts) for part, counts in self.parts.items()},
             "groups": self.groups,
+            "without_patient": self.without_patient,
             "epochs": self.epochs,
             "best_epoch": self.best_epoch,
             "validation": dict(self.validation),
@@ -88,6 +95,8 @@ class TrainReport:
             "temperature": self.temperature,
             "threshold": self.threshold,
             "target_sensitivity": self.target_sensitivity,
+            "sensitivity": self.sensitivity,
+            "specificity": self.specificity,
             "unreadable": [
                 {"image_uri": image.image_uri, "error_code": image.error_code, "error_message": image.error_message}
                 for image in self.unreadable

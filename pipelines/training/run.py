@@ -24,6 +24,7 @@ from pipelines.storage import paths
 from pipelines.training import writing
 from pipelines.training.config import TrainConfig
 from pipelines.training.dataset import Dataset, make_dataset
+from pipelines.training.finishing import Finished, finish
 from pipelines.training.fitting import Fitted, fit
 from pipelines.training.labelled import LabelledImages, read_labelled
 from pipelines.training.measures import classification_report, confusion_matrix, measure, roc_auc, roc_auc_interval
@@ -71,10 +72,10 @@ def train(config: TrainConfig, connect: Connect, tell: Tell) -> TrainReport:
     epochs = config.recipe.epochs
     fitted = fit(config, data, numbers, lambda row: tell(ScoreProgress("training", int(row["epoch"]), epochs)))
     tell(ScoreProgress("compiling"))
-    scorer = writing.compiled(config, network, fitted, data)
-    judged = _judge(data, fitted, positive)
-    bundle = writing.write(config, network, data, fitted, scorer, judged)
-    return _report(config, labelled, data, fitted, judged, bundle, time.monotonic() - began)
+    finished = finish(config, network, fitted, data, numbers)
+    judged = _judge(config, data, fitted, finished, positive)
+    bundle = writing.write(config, network, data, fitted, finished, judged)
+    return _report(config, labelled, data, fitted, finished, judged, bundle, time.monotonic() - began)
 
 
 def _calibration_rows(config: TrainConfig, labelled: LabelledImages) -> NDArray[np.int64]:
@@ -109,12 +110,12 @@ def _fingerprint(network: Network) -> str:
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def _judge(data: Dataset, fitted: Fitted, positive: tuple[str, ...]) -> Judged:
+def _judge(config: TrainConfig, data: Dataset, fitted: Fitted, finished: Finished, positive: tuple[str, ...]) -> Judged:
     """Figures on validation, and what they do not bear out."""
     truth = data.part("val").labels
     numbers = [data.classes.index(name) for name in positive]
     is_positive = np.isin(truth, numbers)
-    area = roc_auc(fitted.probabilities[:, numbers].sum(axis=1), is_positive)
+    area = roc_auc(finished.probabilities[:, numbers].sum(axis=1), is_positive)
     low, high = roc_auc_interval(area, int(is_positive.sum()), int((~is_positive).sum()))
     warnings = []
     if math.isnan(area) or low <= 0.5 <= high:
@@ -127,7 +128,17 @@ def _judge(data: Dataset, fitted: Fitted, positive: tuple[str, ...]) -> Judged:
             f"Only {len(truth)} images validate ({int(is_positive.sum())} of them positive): temperature and threshold "
             "are guesses, and every figure is uncertain."
         )
-    return Judged(positive, measure(fitted.probabilities, truth, numbers), (low, high), tuple(warnings))
+    if not fitted.trained.metric_defined:
+        warnings.append(
+            f"{config.recipe.metric} on validation was no number after any epoch, so no epoch could be chosen: the "
+            "last one's weights were kept."
+        )
+    if finished.point.sensitivity < finished.point.target:
+        warnings.append(
+            f"No threshold above 0 reaches a sensitivity of {finished.point.target:g} on validation; this one reaches "
+            f"{finished.point.sensitivity:.3f}."
+        )
+    return Judged(positive, measure(finished.probabilities, truth, numbers), (low, high), tuple(warnings))
 
 
 def _report(
@@ -135,11 +146,12 @@ def _report(
     labelled: LabelledImages,
     data: Dataset,
     fitted: Fitted,
+    finished: Finished,
     judged: Judged,
     bundle: Bundle,
     seconds: float,
 ) -> TrainReport:
-    truth, called = data.part("val").labels, fitted.probabilities.argmax(axis=1)
+    truth, called = data.part("val").labels, finished.probabilities.argmax(axis=1)
     champion = registry.champion(config.models, config.name)
     matrix = confusion_matrix(called, truth, len(data.classes))
     return TrainReport(
@@ -152,6 +164,7 @@ def _report(
         positive_classes=judged.positive,
         parts=count_parts(data.label_names(), data.parts, data.classes),
         groups=len(set(data.groups)),
+        without_patient=labelled.table["person"].null_count,
         epochs=len(fitted.trained.history),
         best_epoch=fitted.trained.best_epoch,
         validation=judged.figures,
@@ -159,10 +172,24 @@ def _report(
         confusion_matrix=tuple(tuple(int(count) for count in row) for row in matrix),
         classification_report=classification_report(called, truth, data.classes),
         temperature=fitted.temperature,
-        threshold=fitted.point.threshold,
-        target_sensitivity=fitted.point.target,
+        threshold=finished.point.threshold,
+        target_sensitivity=finished.point.target,
+        sensitivity=finished.point.sensitivity,
+        specificity=finished.point.specificity,
         unreadable=data.unreadable,
         left_out=labelled.left_out,
-        warnings=(*(f"{folder} could not be listed." for folder in labelled.unlistable), *judged.warnings),
+        warnings=(*_of_the_data(labelled), *judged.warnings),
         seconds=seconds,
     )
+
+
+def _of_the_data(labelled: LabelledImages) -> list[str]:
+    """What a person should know about how the data were read."""
+    told = [f"{folder} could not be listed." for folder in labelled.unlistable]
+    if labelled.repeated:
+        more = ", …" if labelled.repeated > len(labelled.repeated_rows) else ""
+        told.append(
+            f"{labelled.repeated} rows of the manifest said the same again and were dropped: rows "
+            f"{', '.join(map(str, labelled.repeated_rows))}{more}."
+        )
+    return told

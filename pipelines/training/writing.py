@@ -1,4 +1,4 @@
-"""The finished model: compiled, checked from the file to the answer, and written as a bundle."""
+"""The finished model, written as a bundle."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from pipelines.errors import ModelRefused
 from pipelines.images.preprocess import CONTRACT, Preprocessing
 from pipelines.models.backbones import weights_to_bytes
 from pipelines.models.bundle import (
@@ -23,21 +21,19 @@ from pipelines.models.bundle import (
     Bundle,
     write_bundle,
 )
-from pipelines.models.compile import compile_scorer
 from pipelines.models.golden import GOLDEN_FILE, golden_answers, make_golden
 from pipelines.models.record import BundleSpec, ScorerEntry
 from pipelines.models.runtime import Scorer, ScorerIO
+from pipelines.predictions.runs import without_secrets
 from pipelines.storage import paths
+from pipelines.storage.listing import root_uri
 from pipelines.training import records
 from pipelines.training.config import TrainConfig
 from pipelines.training.dataset import Dataset
+from pipelines.training.finishing import Finished
 from pipelines.training.fitting import Fitted
 from pipelines.training.head import history_csv
-from pipelines.training.network import Network, head_spec, joined, prepared_pixels
-
-CHECKED_IMAGES = 16
-LARGEST_DIFFERENCE = 1e-3
-"""Of a probability, between the compiled model on pixels and the head on cached features."""
+from pipelines.training.network import Network, head_spec, joined
 
 
 @dataclass(frozen=True)
@@ -57,38 +53,17 @@ class Judged:
     warnings: tuple[str, ...]
 
 
-def compiled(config: TrainConfig, network: Network, fitted: Fitted, data: Dataset) -> bytes:
-    """Compile the scorer and check it on validation images, from the file to the answer.
-
-    Raises:
-        ModelRefused: If it answers otherwise than the head did on the cached features.
-    """
-    size = config.recipe.input_size
-    model = compile_scorer(network.backbone, fitted.head, fitted.temperature, size, config.recipe.pooling)
-    uris = data.images["image_uri"].to_numpy(zero_copy_only=False)[data.parts == "val"][:CHECKED_IMAGES]
-    scorer = Scorer(model, ScorerIO(size, len(data.classes)))
-    answers = np.stack([scorer(picture) for picture in prepared_pixels(uris, size)])
-    wanted = fitted.probabilities[: len(uris)]
-    if answers.shape != wanted.shape or not float(np.abs(answers - wanted).max()) <= LARGEST_DIFFERENCE:
-        raise ModelRefused(
-            "The compiled model answers otherwise on validation images than the head that was trained, so nothing was "
-            "written.",
-            "If images changed while training ran, run the command again; else delete the model's work folder.",
-        )
-    return model
-
-
 def write(
-    config: TrainConfig, network: Network, data: Dataset, fitted: Fitted, scorer: bytes, judged: Judged
+    config: TrainConfig, network: Network, data: Dataset, fitted: Fitted, finished: Finished, judged: Judged
 ) -> Bundle:
     """Write the bundle; see DESIGN for its files."""
     size, classes = config.recipe.input_size, data.classes
     io = ScorerIO(size, len(classes))
     threshold = {
-        "threshold": fitted.point.threshold,
-        "target_sensitivity": fitted.point.target,
-        "sensitivity": fitted.point.sensitivity,
-        "specificity": fitted.point.specificity,
+        "threshold": finished.point.threshold,
+        "target_sensitivity": finished.point.target,
+        "sensitivity": finished.point.sensitivity,
+        "specificity": finished.point.specificity,
         "fitted_on": "validation",
     }
     head = head_spec(config.recipe, len(classes))
@@ -116,14 +91,14 @@ def write(
     names = data.label_names()
     labels = [name for name, inside in zip(names, validation, strict=True) if inside]
     rows = data.images.filter(pa.array(validation))
-    golden = golden_answers(Scorer(scorer, io), size)
+    golden = golden_answers(Scorer(finished.scorer, io), size)
     files = {
         WEIGHTS_FILE: weights_to_bytes(joined(network.backbone, fitted.head, config.recipe.pooling)),
-        SCORER_FILE: scorer,
+        SCORER_FILE: finished.scorer,
         GOLDEN_FILE: make_golden({"float32": golden}, size),
         HISTORY_FILE: history_csv(fitted.trained.history),
         SPLIT_FILE: records.split_table(data.images, data.groups, data.parts),
-        VALIDATION_FILE: records.validation_table(rows, groups, labels, classes, fitted.probabilities),
+        VALIDATION_FILE: records.validation_table(rows, groups, labels, classes, finished.probabilities),
         CARD_FILE: _card(config, data, fitted, judged, threshold),
     }
     return write_bundle(config.models, config.name, spec, files)
@@ -140,7 +115,7 @@ def _provenance(config: TrainConfig, data: Dataset, fitted: Fitted) -> dict[str,
         **config.who,
         "versions": {**config.who.get("versions", {}), **{name: version(name) for name in ("keras", "tensorflow")}},
         "kind": "trained",
-        "data": paths.canonical(config.data.data),
+        "data": without_secrets([root_uri(config.data.data)])[0],
         "images": records.count_parts(data.label_names(), data.parts, data.classes),
         "groups": len(set(data.groups)),
         "unreadable": len(data.unreadable),

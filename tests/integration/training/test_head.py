@@ -90,6 +90,20 @@ def test_a_metric_where_more_is_better() -> None:
     assert result.best_epoch == int(np.argmax(areas)) + 1
 
 
+def test_without_a_metric_the_last_epoch_is_kept() -> None:
+    train, validation = parts()
+    only_one_class = Part(validation.features, np.zeros_like(validation.labels))  # has no ROC AUC
+    how = config(metric="roc_auc", epochs=5, early_stopping=2)
+    head = build_head(HeadSpec(3), (12,), seed=how.seed)
+    before = head.get_weights()[0].copy()
+    result = train_head(head, train, only_one_class, how)
+    assert (result.best_epoch, len(result.history), result.metric_defined) == (5, 5, False)
+    assert (head.get_weights()[0] != before).any()
+    assert log_loss(logits_of(head, train.features), train.labels) == pytest.approx(
+        result.history[-1]["loss"], rel=1e-5
+    )
+
+
 def test_a_loss_that_is_no_number_names_epoch_and_batch() -> None:
     with pytest.raises(UsageError, match=r"epoch \d+, batch \d+ of 4"):
         trained(config(optimizer="sgd", learning_rate=1e30, epochs=50), HeadSpec(3, dense_units=(8,)))

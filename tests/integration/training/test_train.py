@@ -76,6 +76,7 @@ def test_the_report_says_what_was_done(trained: tuple[Path, Any]) -> None:
     # So small a network on so few images may be useless; then the model is written all the same, and says so.
     assert any("coin" in text for text in report.warnings) == (low <= 0.5 <= high)
     assert sum(map(sum, report.confusion_matrix)) == sum(report.parts["val"].values())
+    assert report.without_patient == 62
     assert any("Only 10 images validate" in text or "Only 9 images" in text for text in report.warnings)
     answer = report.as_json()
     assert {"model", "version", "path", "model_id", "champion", "epochs", "best_epoch", "validation"} <= set(answer)
@@ -87,20 +88,23 @@ def test_the_bundle_answers_what_validation_recorded(trained: tuple[Path, Any], 
     assert bundle.model_id == report.model_id
     scorer = Scorer(*bundle.scorer("float32"))
     rows = {row["content_sha256"]: row for row in table(bundle, "validation.parquet").to_pylist()}
-    seen = 0
+    seen, decided, recorded = 0, [], bundle.thresholds["image"]
     for path in labelled.rglob("*.*"):
         if path.name == "broken.jpg":
             continue
         prepared = Preprocessing(bundle.input_size).prepare(path.read_bytes())
         if prepared.content_sha256 in rows:
-            row = rows[prepared.content_sha256]
-            np.testing.assert_allclose(scorer(prepared.pixels), [row["p_benign"], row["p_malignant"]], atol=1e-3)
+            row, answer = rows[prepared.content_sha256], scorer(prepared.pixels)
+            decided.append((row["label"], bundle.decision(float(np.float32(bundle.p_positive(answer))))))
+            np.testing.assert_allclose(answer, [row["p_benign"], row["p_malignant"]], atol=1e-3)
             assert (row["label"], row["width"], row["height"]) == (path.parent.name, prepared.width, prepared.height)
             assert row["suffix"] == path.suffix
             seen += 1
     assert seen == len(rows) or seen == len(rows) + 1
-    decided = [row["p_malignant"] >= report.threshold for row in rows.values() if row["label"] == "malignant"]
-    assert np.mean(decided) >= 0.95
+    found = [call == "positive" for label, call in decided if label == "malignant"]
+    passed = [call == "negative" for label, call in decided if label == "benign"]
+    assert np.mean(found) == recorded["sensitivity"] == report.sensitivity >= 0.95
+    assert np.mean(passed) == recorded["specificity"]
 
 
 def test_the_split_is_in_the_bundle(trained: tuple[Path, Any]) -> None:

@@ -70,6 +70,16 @@ def test_the_same_for_people(theirs: str, tmp_path: Path, capsys: pytest.Capture
     assert "scaling=-1..1" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("classes", ["other,negative,positive", "A-B,A_B,c"])
+def test_classes_that_could_never_be_scored_are_refused(
+    classes: str, theirs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = tmp_path / "MODELS"
+    code, answer = run(capsys, *imported(theirs, str(models), "--classes", classes))
+    assert code == 2 and "--classes" in answer["error"]["cure"]
+    assert not models.exists()
+
+
 def test_failures_have_their_codes(theirs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = str(tmp_path / "MODELS")
     assert run(capsys, "show", f"{models}/cells")[0] == 4

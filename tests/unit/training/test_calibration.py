@@ -36,7 +36,7 @@ def test_separable_logits_stop_at_the_bound_and_stay_finite() -> None:
     assert np.isfinite(probabilities(np.array([[800.0, -800.0]]), fitted)).all()
 
 
-scores = st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=40).filter(
+scores = st.lists(st.tuples(st.integers(1, 12), st.booleans()), min_size=1, max_size=40).filter(
     lambda rows: any(truth for _, truth in rows)
 )
 
@@ -64,6 +64,22 @@ def test_a_float32_score_at_the_threshold_stays_positive() -> None:
     score = np.array([0.9, 1 / 3, 0.1], np.float32)
     point = fit_threshold(score, [True, True, False])
     assert float(score[1]) >= point.threshold
+
+
+def test_a_tiny_threshold_keeps_its_size() -> None:
+    point = fit_threshold([5e-7, 4e-7, 1e-8], [True, True, False])
+    assert 3.99e-7 < point.threshold <= 4e-7
+    assert (point.sensitivity, point.specificity) == (1.0, 1.0)
+
+
+def test_the_threshold_is_never_zero() -> None:
+    point = fit_threshold([0.5, 0.0, 0.0], [True, True, False])
+    assert 0 < point.threshold < 1e-30
+    assert (point.sensitivity, point.specificity) == (0.5, 1.0)
+
+
+def test_the_margin_is_a_share_of_the_threshold() -> None:
+    assert fit_threshold([0.5, 0.1], [True, False], margin=1e-3).threshold == pytest.approx(0.4995, rel=1e-9)
 
 
 @pytest.mark.parametrize(("truth", "target"), [([False, False], 0.95), ([True, False], 0.0), ([True, False], 1.1)])

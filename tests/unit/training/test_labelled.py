@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ def fill(folder: Path, count: int, suffix: str = ".jpg") -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     made = [folder / f"{number:02d}{suffix}" for number in range(count)]
     for path in made:
-        path.write_bytes(str(path).encode())
+        path.write_bytes(os.fsencode(path))
     return made
 
 
@@ -85,8 +86,54 @@ def test_a_manifest_is_narrowed_and_grouped_by_its_paths(tmp_path: Path) -> None
     found = read_labelled(DataConfig(data, exclude=("*_mask*",), group_by="p([0-9]+)"))
     assert found.table.num_rows == 24
     assert set(found.table["person"].to_pylist()) == {"1", "2"}
-    with pytest.raises(UsageError, match="finds nothing"):
-        read_labelled(DataConfig(data, group_by="patient"))
+    with pytest.raises(UsageError, match="finds nothing in the paths of 24 of 24"):
+        read_labelled(DataConfig(data, exclude=("*_mask*",), group_by="patient"))
+
+
+def test_a_path_without_a_group_is_refused_not_dealt_by_itself(tmp_path: Path) -> None:
+    fill(tmp_path / "a" / "p1", 12)
+    fill(tmp_path / "b" / "p2", 12)
+    fill(tmp_path / "b" / "stray", 3)
+    rows = [f"{path.relative_to(tmp_path)},{path.parts[-3]},{path.stem}" for path in sorted(tmp_path.rglob("*.jpg"))]
+    data = manifest(tmp_path, "uri,label,patient_id", rows)
+    with pytest.raises(UsageError, match=r"3 of 27 images, 'b/stray/00\.jpg'"):
+        read_labelled(DataConfig(data, group_by="p([0-9]+)"))
+    # What finds an empty text finds nobody.
+    with pytest.raises(UsageError, match="27 of 27"):
+        read_labelled(DataConfig(data, group_by="q?"))
+
+
+def test_folders_may_have_names_that_are_no_text(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"ba\\ck \xfc")
+    fill(root / os.fsdecode(b"gr\xfcn"), 10)
+    fill(root / "r\\ot", 11)
+    found = read_labelled(DataConfig(str(root), exclude=("10.jpg",), group_by="/([0-9]+)"))
+    assert found.classes == ("gr\\xfcn", "r\\ot")
+    assert Counter(found.table["label"].to_pylist()) == {"gr\\xfcn": 10, "r\\ot": 10}
+    assert set(found.table["person"].to_pylist()) == {f"{number:02d}" for number in range(10)}
+
+
+def test_a_manifest_in_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    root = tmp_path / "ba\\ck"
+    fill(root, 20)
+    data = manifest(root, "uri,label", [f"{number:02d}.jpg,{'ab'[number % 2]}" for number in range(20)])
+    found = read_labelled(DataConfig(data, group_by="^([0-9])[0-9]"))
+    assert set(found.table["person"].to_pylist()) == {"0", "1"}
+
+
+def test_repeated_rows_are_counted(tmp_path: Path) -> None:
+    fill(tmp_path, 24)
+    rows = [*twelve("a"), *twelve("b", 12), "00.jpg,a", "01.jpg,a"]
+    found = read_labelled(DataConfig(manifest(tmp_path, "uri,label", rows)))
+    assert found.table.num_rows == 24
+    assert (found.repeated, len(found.repeated_rows)) == (2, 2)
+
+
+def test_classes_that_have_no_column_are_refused(tmp_path: Path) -> None:
+    for label in ("negative", "positive"):
+        fill(tmp_path / label, 10)
+    with pytest.raises(UsageError, match=r"p_positive.*--class-names"):
+        read_labelled(DataConfig(str(tmp_path)))
 
 
 def twelve(label: str, first: int = 0) -> list[str]:
