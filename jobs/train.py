@@ -117,7 +117,7 @@ def summary(report: TrainReport) -> str:
         lines.append(f"  left out    {_counts(left_out)}")
     if report.without_patient:
         lines.append(
-            f"  patients    not known for {report.without_patient:,} images: only copies of one file were kept together "
+            f"  patients    not known for {report.without_patient:,} images: only equal files were kept together "
             f"({report.groups:,} groups)\n"
             "              a patient's images may stand in two parts; name patients with --group-by or patient_id"
         )
@@ -127,7 +127,7 @@ def summary(report: TrainReport) -> str:
         f"  validation  accuracy {figures['accuracy']:.4f}, loss {figures['log_loss']:.4f}, "
         f"ROC AUC {figures['roc_auc']:.4f} (positive against the rest: 95 % interval {low:.3f} to {high:.3f})",
         f"  threshold   {report.threshold:.6g} of p_positive, temperature {report.temperature:.3f}",
-        f"              on validation sensitivity {report.sensitivity:.3f} ({report.target_sensitivity:g} was asked for), "
+        f"              on validation sensitivity {report.sensitivity:.3f} (asked for: {report.target_sensitivity:g}), "
         f"specificity {report.specificity:.3f}",
         "",
         "Validation by the most probable class, whatever the threshold:",

@@ -180,6 +180,12 @@ def test_images_outside_of_a_class_are_named(two_classes: Path) -> None:
         read_labelled(DataConfig(str(two_classes)))
 
 
+def test_a_password_in_the_data_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError) as caught:
+        read_labelled(DataConfig("sftp://u:hidden@host/x"))
+    assert "hidden" not in str(caught.value)
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no images"):
         read_labelled(DataConfig(str(tmp_path)))
