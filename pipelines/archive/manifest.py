@@ -33,6 +33,8 @@ OnCount = Callable[[int], None]
 
 _MEMORY_LIMIT: Final = "1GB"
 _ROW_NUMBER: Final = "nightread row"
+_KNOWN: Final = ("uri", "image_version")
+_TAKEN: Final = frozenset({*_KNOWN, "image_uri", "file_row_number", _ROW_NUMBER})
 _STAT_THREADS: Final = 16
 _STATS_AT_ONCE: Final = 256
 _NAMED: Final = 10
@@ -95,13 +97,15 @@ class _Staged:
         self.unit = rows.unit
         self._rows = rows
         names = rows.schema.names
-        if "image_uri" in names:
-            raise UsageError(
-                "The manifest has columns 'uri' and 'image_uri'; the table uses the second name itself.",
-                "Carry it under another name: --columns OTHER_NAME=image_uri.",
-            )
+        for name in names:
+            # DuckDB knows columns by their names without case, and gives each row a number of its own.
+            if name.lower() in _TAKEN and name not in _KNOWN:
+                raise UsageError(
+                    f"The manifest has columns 'uri' and {name!r}; the table uses the second name itself.",
+                    f"Carry it under another name: --columns OTHER_NAME={name}.",
+                )
         self.has_versions = "image_version" in names
-        self.carried = pa.schema([field for field in rows.schema if field.name not in ("uri", "image_version")])
+        self.carried = pa.schema([field for field in rows.schema if field.name not in _KNOWN])
 
     def write(self, resolver: UriResolver, on_count: OnCount | None) -> None:
         """Resolve every row."""

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.errors import IMAGE_ERRORS
+from pipelines.errors import IMAGE_ERRORS, NightreadError, TryLater, UsageError
+from pipelines.storage import faults
 
 if TYPE_CHECKING:
     import duckdb
@@ -101,10 +102,12 @@ def make_plan(
 
     Raises:
         ValueError: If `rows_per_group` is no multiple of `shard_size`.
+        UsageError: If the join needs more memory than it may take.
+        TryLater: If a file of the table cannot be read, or the disk of the temporary folder is full.
     """
     if rows_per_group % shard_size:
         raise ValueError(f"{rows_per_group} rows a group are no multiple of {shard_size} a shard")
-    with _opened(str(listing_path), committed, filesystem) as question:
+    with _explained(), _opened(str(listing_path), committed, filesystem) as question:
         repeated = question.repeated()
         settled = question.settled(key, retry_failed) & ~repeated
         changed = question.changed(~(settled | repeated))
@@ -115,9 +118,44 @@ def make_plan(
     found = int(repeated.size - repeated.sum())
     unchanged, different = int(settled.sum()), int(changed.sum())
     if planned:
-        _write(str(listing_path), wanted, str(out_path), shard_size, rows_per_group)
+        with _explained():
+            _write(str(listing_path), wanted, str(out_path), shard_size, rows_per_group)
     shards = -(-planned // shard_size)
     return Plan(found, found - unchanged - different, different, unchanged, planned, shards)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn errors of DuckDB and of the disk within the block into ones that a person can act on."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _explanation(error) from None
+    except OSError as error:
+        raise faults.translated(error, tempfile.gettempdir()) from None
+
+
+def _explanation(error: duckdb.Error) -> NightreadError:
+    import duckdb
+
+    text = str(error)
+    if "No space left" in text or "max_temp_directory_size" in text:
+        return TryLater(
+            f"There is no space left in the temporary folder {tempfile.gettempdir()!r}, which planning needs.",
+            "Free some space, or name a larger folder in TMPDIR, and start the same command again.",
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return UsageError(
+            f"Planning needs more than the {MEMORY_LIMIT} of memory that it may take.",
+            "Score the archive in parts, by --include or its folders one by one.",
+        )
+    return TryLater(
+        f"The table's files could not be read for planning: {text.strip().partition(chr(10))[0]}",
+        "`nightread doctor --results` looks at the storage; if a file was moved or damaged, restore it. Then start the "
+        "same command again.",
+    )
 
 
 @contextmanager
@@ -129,9 +167,20 @@ def _opened(listing_path: str, committed: Sequence[str], filesystem: Any) -> Ite
         tempfile.TemporaryDirectory(prefix="nightread-join-") as folder,
         duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": folder}) as connection,
     ):
-        if filesystem is not None:
-            connection.register_filesystem(filesystem)
-        yield _Question(connection, listing_path, list(committed), rows, folder)
+        if filesystem is None:
+            yield _Question(connection, listing_path, [_as_pattern(uri) for uri in committed], rows, folder)
+            return
+        from pipelines.storage.read_only import ReadOnlyFiles
+
+        named = {f"nightread://{number}.parquet": uri for number, uri in enumerate(committed)}
+        files = ReadOnlyFiles(named, filesystem)
+        connection.register_filesystem(files)
+        try:
+            yield _Question(connection, listing_path, list(named), rows, folder)
+        except duckdb.Error:
+            if files.failure is not None:
+                raise files.failure from None
+            raise
 
 
 class _Question:
@@ -145,7 +194,7 @@ class _Question:
         self._folder = folder
         self._committed = committed
         self._rows = rows
-        self._parameters = {"listing": _as_pattern(listing), "committed": [_as_pattern(uri) for uri in committed]}
+        self._parameters = {"listing": _as_pattern(listing), "committed": committed}
 
     def repeated(self) -> Bits:
         """Rows whose URI stands in an earlier row; a network share can list a file twice while it is renamed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,16 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from pipelines.errors import TryLater, UsageError
+from pipelines.errors import NightreadError, TryLater, UsageError
 from pipelines.predictions.runs import RunRecord, list_runs
-from pipelines.predictions.schema import PARTITION_COLUMN, column_order
+from pipelines.predictions.schema import FILE_COLUMN, PARTITION_COLUMN, column_order
 from pipelines.predictions.statements import check_read_only, first_line
 from pipelines.predictions.table import live_files, open_table, table_schema
 from pipelines.storage import paths
-from pipelines.storage.settings import fsspec_filesystem
 
 if TYPE_CHECKING:
     import duckdb
+
+    from pipelines.storage.read_only import ReadOnlyFiles
 
 MEMORY_LIMIT: Final = "2GB"
 BATCH_ROWS: Final = 1 << 16
@@ -58,10 +60,12 @@ _RUNS_SCHEMA: Final = pa.schema(
     ]
 )
 _NAMES: Final = ", ".join(["rows", *VIEWS, "runs"])
+_NAMES_RUNS: Final = re.compile(r"\bruns\b|\bquery", re.I)
 
 
-def connect(results: str) -> duckdb.DuckDBPyConnection:
-    """Open the results for questions.
+@contextlib.contextmanager
+def connect(results: str, with_runs: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the results for questions, for as long as the block runs.
 
     The views are `rows` (all), `predictions` (scored), `failures`, `latest` (the newest scored row of each image,
     frame and model name), `unresolved` (images whose newest row is failed), `referrals` (newest, refer or positive, by
@@ -70,34 +74,35 @@ def connect(results: str) -> duckdb.DuckDBPyConnection:
 
     Args:
         results: The results folder.
+        with_runs: Read the records of runs; without them `runs` is empty, and a damaged one is in nobody's way.
 
     Returns:
-        An open connection; the caller closes it.
+        An open connection; DuckDB's errors within the block become ones that a person can act on.
 
     Raises:
-        UsageError: If there are no results, or a newer release wrote them.
+        UsageError: If there are no results, a newer release wrote them, or DuckDB refuses a statement.
         TryLater: If storage does not answer.
     """
     import duckdb
 
+    from pipelines.storage.read_only import ReadOnlyFiles
+
     table = open_table(results)
-    schema, uris = table_schema(table), live_files(table, results)
+    schema, named = table_schema(table), _named(live_files(table, results))
     # DuckDB makes this folder when it spills, and removes it when the connection is closed.
     spill = os.path.join(tempfile.gettempdir(), f"nightread-query-{secrets.token_hex(8)}")
-    connection = duckdb.connect(
-        config={"memory_limit": MEMORY_LIMIT, "temp_directory": spill, "python_enable_replacements": False}
-    )
-    try:
-        with _explained(results):
-            connection.execute("LOAD icu; SET TimeZone = 'UTC'")
-            if not paths.is_local(paths.canonical(results)):
-                connection.register_filesystem(fsspec_filesystem(results))
-            _create_views(connection, schema, uris, list_runs(results))
-            _lock(connection, uris)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    files = ReadOnlyFiles(named)
+    with (
+        _explained(results, files),
+        duckdb.connect(
+            config={"memory_limit": MEMORY_LIMIT, "temp_directory": spill, "python_enable_replacements": False}
+        ) as connection,
+    ):
+        connection.execute("LOAD icu; SET TimeZone = 'UTC'")
+        connection.register_filesystem(files)
+        _create_views(connection, schema, list(named), list_runs(results) if with_runs else [])
+        _lock(connection, list(named))
+        yield connection
 
 
 @contextlib.contextmanager
@@ -117,7 +122,7 @@ def open_query(results: str, sql: str) -> Iterator[pa.RecordBatchReader]:
     """
     with _answer(results, sql) as reader:
         schema = _plain_schema(reader.schema)
-        yield pa.RecordBatchReader.from_batches(schema, _plain_batches(reader, schema, results))
+        yield pa.RecordBatchReader.from_batches(schema, _plain_batches(reader, schema))
 
 
 def run_query(results: str, sql: str) -> pa.Table:
@@ -133,7 +138,7 @@ def run_query(results: str, sql: str) -> pa.Table:
     Raises:
         UsageError, TryLater: As `open_query`.
     """
-    with _answer(results, sql) as reader, _explained(results):
+    with _answer(results, sql) as reader:
         table = reader.read_all()
     columns = [_plain_column(table.column(i), kind) for i, kind in enumerate(_plain_schema(table.schema).types)]
     return pa.Table.from_arrays(columns, names=table.column_names)
@@ -141,14 +146,16 @@ def run_query(results: str, sql: str) -> pa.Table:
 
 @contextlib.contextmanager
 def _answer(results: str, sql: str) -> Iterator[pa.RecordBatchReader]:
-    connection = connect(results)
-    try:
+    with connect(results, _NAMES_RUNS.search(sql) is not None) as connection:
         check_read_only(connection, sql)
-        with _explained(results):
-            reader = connection.sql(sql).to_arrow_reader(BATCH_ROWS)
-        yield reader
-    finally:
-        connection.close()
+        yield connection.sql(sql).to_arrow_reader(BATCH_ROWS)
+
+
+def _named(uris: Sequence[str]) -> dict[str, str]:
+    """A name of ours for each file, which holds its day and no pattern; only these names can be opened."""
+    return {
+        f"nightread://{number}/{paths.name(paths.parent(uri))}/rows.parquet": uri for number, uri in enumerate(uris)
+    }
 
 
 def _create_views(
@@ -169,17 +176,21 @@ def _create_views(
     connection.unregister("nightread_runs")
 
 
-def _scan(uris: Sequence[str]) -> str:
+def _scan(names: Sequence[str]) -> str:
     """The files as one relation, `scored_date` taken from the name of each file's folder."""
-    files = ", ".join(_literal(_as_pattern(uri)) for uri in uris)
-    date = f"regexp_extract(filename, '{PARTITION_COLUMN}=([0-9-]+)/[^/]*$', 1)::DATE"
-    return f"""SELECT * EXCLUDE (filename), {date} AS {PARTITION_COLUMN}
-        FROM read_parquet([{files}], union_by_name = true, hive_partitioning = false, filename = true)"""
+    files = ", ".join(_literal(name) for name in names)
+    column = _quoted(FILE_COLUMN)
+    date = f"regexp_extract({column}, '{PARTITION_COLUMN}=([0-9-]+)/', 1)::DATE"
+    return f"""SELECT * EXCLUDE ({column}), {date} AS {PARTITION_COLUMN} FROM read_parquet(
+        [{files}], union_by_name = true, hive_partitioning = false, filename = {_literal(FILE_COLUMN)})"""
 
 
-def _lock(connection: duckdb.DuckDBPyConnection, uris: Sequence[str]) -> None:
-    """From here on only the table's files can be opened; the order matters, the last line forbids the others."""
-    allowed = ", ".join(_literal(path) for path in sorted({*uris, *(_as_pattern(uri) for uri in uris)}))
+def _lock(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
+    """From here on only the table's files can be opened; the order matters, the last line forbids the others.
+
+    DuckDB would write to a path that it may read. These are names of a file system that cannot write.
+    """
+    allowed = ", ".join(_literal(name) for name in names)
     connection.execute(f"SET allowed_paths = [{allowed}]")
     connection.execute("SET enable_progress_bar = false")
     connection.execute("SET enable_external_access = false")
@@ -202,18 +213,23 @@ def _runs_table(runs: Sequence[RunRecord]) -> pa.Table:
         }
         for run in runs
     ]
-    return pa.Table.from_pylist(rows, schema=_RUNS_SCHEMA)
+    plain = [{name: _valid_text(value) for name, value in row.items()} for row in rows]
+    return pa.Table.from_pylist(plain, schema=_RUNS_SCHEMA)
 
 
-def _plain_batches(reader: pa.RecordBatchReader, schema: pa.Schema, results: str) -> Iterator[pa.RecordBatch]:
-    with _explained(results):
-        for batch in reader:
-            try:
-                yield batch.cast(schema)
-            except pa.ArrowInvalid:
-                raise UsageError(
-                    "The answer holds a whole number that does not fit 64 bits.", "Cast it: CAST(… AS DOUBLE)."
-                ) from None
+def _valid_text(value: Any) -> Any:
+    """Text that UTF-8 can hold: a path's byte that is none stands in a record as half of a pair."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _plain_batches(reader: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for batch in reader:
+        try:
+            yield batch.cast(schema)
+        except pa.ArrowInvalid:
+            raise UsageError(
+                "The answer holds a whole number that does not fit 64 bits.", "Cast it: CAST(… AS DOUBLE)."
+            ) from None
 
 
 def _plain_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
@@ -241,29 +257,32 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 @contextlib.contextmanager
-def _explained(results: str) -> Iterator[None]:
+def _explained(results: str, files: ReadOnlyFiles) -> Iterator[None]:
     """Turn DuckDB's errors within the block into ones that a person can act on."""
     import duckdb
 
     try:
         yield
-    except duckdb.OutOfMemoryException:
-        raise UsageError(
-            f"The question needs more than the {MEMORY_LIMIT} of memory that it may take.",
+    except duckdb.Error as error:
+        if files.failure is not None:
+            raise files.failure from None
+        raise _explanation(error, results) from None
+
+
+def _explanation(error: duckdb.Error, results: str) -> NightreadError:
+    import duckdb
+
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return UsageError(
+            f"The question needs more than the {MEMORY_LIMIT} of memory, or the temporary space, that it may take.",
             "Ask for fewer columns or rows, or write the answer to a file with --output.",
-        ) from None
-    except duckdb.IOException as error:
-        raise TryLater(
+        )
+    if isinstance(error, duckdb.IOException):
+        return TryLater(
             f"The table's files in {paths.canonical(results)!r} could not be read: {first_line(error)}",
             "If they were being cleaned or moved, ask again; `nightread doctor --results` looks at the storage.",
-        ) from None
-    except duckdb.Error as error:
-        raise UsageError(first_line(error), f"The views are {_NAMES}; DESCRIBE rows shows the columns.") from None
-
-
-def _as_pattern(uri: str) -> str:
-    """A file name for DuckDB, which takes `*?[` for patterns."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in uri)
+        )
+    return UsageError(first_line(error), f"The views are {_NAMES}; DESCRIBE rows shows the columns.")
 
 
 def _literal(text: str) -> str:

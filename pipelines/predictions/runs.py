@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pipelines.errors import UsageError
+from pipelines.predictions.commit import transaction_state
 from pipelines.storage import files, paths
 
 FORMAT: Final = 1
@@ -219,10 +220,13 @@ class RunFolder:
 def list_runs(results: str) -> list[RunRecord]:
     """All runs, oldest first.
 
-    A folder without a record is a run that died before its record: it has no rows and is left out.
+    A folder without a record is a run that died before its record: it has no rows and is left out. So is one whose
+    record is empty or no JSON, as a power cut leaves it, once the table says that the run was committed or abandoned:
+    nothing is left to be done for it.
 
     Raises:
-        UsageError: If a record is damaged or a newer release wrote it.
+        UsageError: If another record is damaged or a newer release wrote it.
+        TryLater: If storage does not answer.
     """
     place = paths.canonical(results)
     folders = [RunFolder(place, run_id) for run_id in sorted(files.list_names(paths.join(place, _RUNS)))]
@@ -236,7 +240,20 @@ def _record_of(folder: RunFolder) -> RunRecord | None:
         data = files.read_bytes(folder.run_json)
     except FileNotFoundError:
         return None
-    return RunRecord.from_json(data, folder.run_json)
+    try:
+        return RunRecord.from_json(data, folder.run_json)
+    except UsageError:
+        if _is_json(data) or transaction_state(folder.results, folder.run_id) is None:
+            raise
+        return None
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except ValueError:
+        return False
+    return True
 
 
 def new_run_id() -> str:

@@ -6,7 +6,7 @@ Everything else that lists columns (the Delta schema, the views, docs/results.md
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,7 +76,12 @@ _AFTER_CLASSES: Final = (
         "p_positive against the model's frozen threshold: `negative`, `refer` or `positive`; null for a model without "
         "fitted thresholds.",
     ),
-    Column("in_training_set", pa.bool_(), "True where the model was trained or validated on a file of the same bytes."),
+    Column(
+        "in_training_set",
+        pa.bool_(),
+        "Whether the model was trained or validated on a file of the same bytes; null for a model that does not know "
+        "its training images (an imported one).",
+    ),
     Column("model_name", pa.string(), "The model's name in its registry."),
     Column("model_id", pa.string(), "The hash of the model's bundle.json: the exact model."),
     Column("preprocessing_id", pa.string(), "The hash of the way from bytes to pixels."),
@@ -94,8 +99,11 @@ _CARRIED_MEANING: Final = "Carried over from the manifest."
 OUR_COLUMNS: Final[tuple[str, ...]] = tuple(column.name for column in (*_BEFORE_CLASSES, *_AFTER_CLASSES))
 PARTITION_COLUMN: Final = "scored_date"
 
-# `uri` is the manifest's name for image_uri and `shard` the plan's own column: a carried one would collide with it.
-_RESERVED: Final = frozenset(OUR_COLUMNS) | {"uri", "shard"}
+# What a question calls the file of a row, before it becomes the row's day.
+FILE_COLUMN: Final = "nightread file"
+# `uri` is the manifest's name for image_uri and `shard` the plan's own column: a carried one would collide with it,
+# as the others would with names that planning and questions give to rows.
+_RESERVED: Final = frozenset(OUR_COLUMNS) | {"uri", "shard", "nightread row", "file_row_number", FILE_COLUMN}
 
 
 def class_column(name: str) -> str:
@@ -157,22 +165,22 @@ def prediction_schema(classes: Sequence[str], carried: pa.Schema | None) -> pa.S
         fields.append(_field(column, "class"))
     fields += [_field(column, "own") for column in _AFTER_CLASSES]
     if carried is not None:
-        check_carried_names(carried.names)
+        check_carried_names(carried)
         fields += [_field(Column(field.name, field.type, _CARRIED_MEANING), "carried") for field in carried]
     return pa.schema(fields)
 
 
-def check_carried_names(names: Iterable[str]) -> None:
+def check_carried_names(carried: pa.Schema | None) -> None:
     """Refuse manifest columns whose names the table needs for itself; case does not tell two columns apart.
 
     Args:
-        names: The further columns of a manifest.
+        carried: The further columns of a manifest; None where there are none.
 
     Raises:
         UsageError: For a name of ours, one that begins with `p_`, or two that differ in case only.
     """
     seen: dict[str, str] = {}
-    for name in names:
+    for name in carried.names if carried is not None else ():
         low = name.lower()
         cure = f"Carry it under another name: --columns OTHER_NAME={name}."
         if not name or any(ord(letter) < 32 for letter in name):

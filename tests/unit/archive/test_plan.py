@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipelines.archive import plan as planning
 from pipelines.archive.plan import Plan, PlanKey, make_plan
-from pipelines.errors import IMAGE_ERRORS
+from pipelines.errors import IMAGE_ERRORS, NightreadError, TryLater, UsageError
 
 KEY = PlanKey("model", "pixels", "float32")
 KEYS = [
@@ -195,3 +198,55 @@ def test_shards_follow_each_other_across_groups(tmp_path: Path) -> None:
 def test_a_group_is_whole_shards(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="multiple"):
         planned(tmp_path, [("/a", "1")], [], shard_size=3, group=4)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 no more"])
+def test_a_file_of_the_table_that_is_gone_or_damaged_is_explained(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "t.parquet"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(TryLater, match=r"t\.parquet") as told:
+        planned(tmp_path, [("/a", "1")], [str(file)])
+    assert told.value.cure and "\n" not in told.value.message
+
+
+def test_too_little_memory_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = write_table(tmp_path / "t.parquet", [Row(f"/{i}", "1", KEYS[1], None) for i in range(20_000)])
+    listing = [(f"/{i}" + "x" * 50, "1") for i in range(20_000)]
+    monkeypatch.setattr("pipelines.archive.plan.MEMORY_LIMIT", "1MB")
+    with pytest.raises(UsageError, match="1MB of memory") as told:
+        planned(tmp_path, listing, [table])
+    assert told.value.cure
+
+
+def test_a_full_temporary_folder_is_worth_another_try() -> None:
+    text = 'IO Error: Could not write file "/tmp/nightread-join-x/duckdb_temp": No space left on device'
+    told = planning._explanation(duckdb.IOException(text))
+    assert isinstance(told, TryLater) and "TMPDIR" in told.cure
+
+
+def test_a_plan_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(NightreadError) as told:
+        full = Path("/dev/full")
+        pq.write_table(pa.table({"image_uri": ["/a"], "image_version": ["1"]}), tmp_path / "listing.parquet")
+        make_plan(
+            tmp_path / "listing.parquet", [], None, KEY, shard_size=2, rows_per_group=4, limit=None, rescore=False,
+            retry_failed=False, out_path=full,
+        )  # fmt: skip
+    assert isinstance(told.value, TryLater) and told.value.cure
+
+
+def test_the_files_of_a_bucket_are_read_through_its_file_system(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.parquet", [Row("/a", "1", KEY, None)])
+    listing = tmp_path / "listing.parquet"
+    pq.write_table(pa.table({"image_uri": ["/a", "/b"], "image_version": ["1", "1"]}), listing)
+
+    def plan(uri: str) -> Plan:
+        return make_plan(
+            listing, [uri], fsspec.filesystem("file"), KEY, shard_size=2, rows_per_group=4, limit=None, rescore=False,
+            retry_failed=False, out_path=tmp_path / "plan.parquet",
+        )  # fmt: skip
+
+    assert plan(table).unchanged == 1
+    with pytest.raises(TryLater, match="gone"):
+        plan(str(tmp_path / "none.parquet"))

@@ -186,6 +186,22 @@ def test_times_are_utc(results: str) -> None:
         "VACUUM",
         "CHECKPOINT",
         "PREPARE x AS COPY rows TO '{out}'",
+        "WITH x AS (COPY rows TO '{out}') SELECT 1",
+        "EXPLAIN ANALYZE WITH x AS (COPY rows TO '{out}') SELECT 1",
+        "EXPLAIN /* a */ (ANALYZE) WITH x AS (COPY rows TO '{out}') SELECT 1",
+        "SELECT * FROM (WITH x AS MATERIALIZED (COPY rows TO '{out}') FROM x)",
+        "DESCRIBE WITH x AS (DELETE FROM runs RETURNING *) FROM x",
+        "WITH x AS (DELETE FROM runs RETURNING *) FROM x",
+        "WITH x AS (UPDATE runs SET run_id = '' RETURNING *) FROM x",
+        "WITH x AS (INSERT INTO runs FROM runs RETURNING *) FROM x",
+        "WITH x AS (COPY rows TO '{out}') PIVOT rows ON status USING count(*)",
+        "WITH x AS (/* a */ DELETE FROM runs RETURNING *) PIVOT x ON status USING count(*)",
+        "WITH x AS (WITH y AS (SELECT 1) DELETE FROM runs RETURNING *) PIVOT x ON status USING count(*)",
+        "FROM query('WITH x AS (COPY rows TO ''{out}'') FROM x')",
+        "FROM query_table('ru' || 'ns')",
+        "FROM json_execute_serialized_sql('')",
+        "FROM enable_logging()",
+        "SELECT " + "(" * 5000 + "1" + ")" * 5000,
         "FROM read_csv('{secret}')",
         "FROM read_text('{secret}')",
         "FROM read_blob('{secret}')",
@@ -220,6 +236,29 @@ def test_a_question_that_writes_or_leaves_is_refused(results: str, tmp_path: Pat
     assert not places["out"].exists()
 
 
+def test_duckdb_itself_cannot_write_a_file_of_the_table(tmp_path: Path) -> None:
+    import duckdb
+
+    place = str(tmp_path)
+    commit.ensure_table(place)
+    night(place, 0, SCHEMA, [{"image_uri": "/a"}])
+    (file,) = commit.committed_files(place)
+    before = Path(file).read_bytes()
+    with connect(place) as connection:
+        names = connection.sql("SELECT unnest(current_setting('allowed_paths'))").fetchall()
+        assert connection.sql("SELECT count(*) FROM rows").fetchall() == [(1,)]
+        for target in (file, *(name for (name,) in names)):
+            for options in ("FORMAT parquet", "FORMAT parquet, USE_TMP_FILE false", "FORMAT csv, USE_TMP_FILE false"):
+                for sql in (
+                    "COPY (SELECT 1 AS a) TO '{}' ({})",
+                    "WITH x AS (COPY (SELECT 1 AS a) TO '{}' ({})) SELECT * FROM x",
+                ):
+                    with pytest.raises(duckdb.Error):
+                        connection.execute(sql.format(target, options))
+    assert Path(file).read_bytes() == before
+    assert [path.name for path in Path(file).parent.iterdir()] == [Path(file).name]
+
+
 def test_nothing_was_changed_by_all_of_them(results: str) -> None:
     assert commit.table_version(results) == 3
     assert column(results, "SELECT count(*) FROM rows") == [10]
@@ -238,6 +277,11 @@ def test_nothing_was_changed_by_all_of_them(results: str) -> None:
         "SUMMARIZE rows",
         "PIVOT rows ON status USING count(*) GROUP BY run_id",
         "SELECT * FROM (PIVOT rows ON status USING count(*) GROUP BY run_id)",
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 3) FROM t",
+        "FROM rows UNION ALL BY NAME FROM rows",
+        "SELECT 'COPY_QUERY_NODE' AS \"DELETE_NODE\", replace('(delete', 'e', 'copy')",
+        "PIVOT (SELECT status, '(DELETE' AS a, run_id -- (DELETE\n FROM rows) ON status USING count(*) GROUP BY run_id",
+        "FROM range(3), unnest([1])",
         "EXPLAIN FROM rows",
         "EXPLAIN ANALYZE SELECT count(*) FROM rows",
         "-- how many\nSELECT count(*) FROM rows;",
@@ -267,6 +311,39 @@ def test_an_answer_can_be_read_in_batches(results: str) -> None:
     assert max(batch.num_rows for batch in batches) <= 1 << 17
 
 
+def test_a_carried_column_may_have_any_name_that_is_not_reserved(tmp_path: Path) -> None:
+    place = str(tmp_path)
+    commit.ensure_table(place)
+    names = ["filename", "file_index", "rowid", "file_row"]
+    schema = prediction_schema(["a", "b"], pa.schema([(name, pa.string()) for name in names]))
+    night(place, 0, schema, [{"image_uri": "/a", **{name: f"my {name}" for name in names}}])
+    assert run_query(place, f"SELECT {', '.join(names)}, scored_date FROM latest").to_pylist() == [
+        {**{name: f"my {name}" for name in names}, "scored_date": START.date()}
+    ]
+
+
+def test_a_record_with_a_byte_that_is_not_utf8_is_shown(tmp_path: Path) -> None:
+    place = str(tmp_path)
+    commit.ensure_table(place)
+    record = RunRecord("r", "f", {"archive": "/pacs/\udcff"}, {}, {}, {"host": "\udcfe"}, 1, "committed", START)
+    RunFolder(place, "r").write_record(record)
+    assert run_query(place, "SELECT archive, host FROM runs").to_pylist() == [
+        {"archive": "/pacs/\\udcff", "host": "\\udcfe"}
+    ]
+
+
+def test_a_damaged_record_hinders_questions_about_runs_only(tmp_path: Path) -> None:
+    place = str(tmp_path)
+    commit.ensure_table(place)
+    (tmp_path / "runs" / "r").mkdir(parents=True)
+    (tmp_path / "runs" / "r" / "run.json").write_text("{}")
+    for sql in ("FROM latest", "SHOW TABLES", "PIVOT rows ON status USING count(*) GROUP BY run_id"):
+        run_query(place, sql)
+    for sql in ("FROM runs", 'SELECT * FROM "Runs"', "PIVOT runs ON status USING count(*) GROUP BY run_id"):
+        with pytest.raises(UsageError, match=r"run\.json"):
+            run_query(place, sql)
+
+
 def test_no_results_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no predictions"):
         run_query(str(tmp_path / "nothing"), "FROM rows")
@@ -277,8 +354,18 @@ def test_a_file_that_was_cleaned_away_is_explained(tmp_path: Path) -> None:
     commit.ensure_table(place)
     night(place, 0, SCHEMA, [{"image_uri": "/a"}])
     Path(commit.committed_files(place)[0]).unlink()
-    with pytest.raises(TryLater):
+    with pytest.raises(TryLater, match=r"scored_date=2026-03-01.* is gone"):
         run_query(place, "FROM rows")
+
+
+def test_a_damaged_file_is_explained(tmp_path: Path) -> None:
+    place = str(tmp_path)
+    commit.ensure_table(place)
+    night(place, 0, SCHEMA, [{"image_uri": "/a"}])
+    Path(commit.committed_files(place)[0]).write_bytes(b"not parquet at all")
+    with pytest.raises(UsageError) as refused:
+        run_query(place, "FROM rows")
+    assert "\n" not in refused.value.message
 
 
 def test_runs_without_a_table_of_their_own_are_listed(results: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import UsageError
-from pipelines.predictions import runs
+from pipelines.predictions import commit, runs
 from pipelines.predictions.runs import RunFolder, RunRecord
 from pipelines.storage import files
 
@@ -58,6 +58,21 @@ def test_what_is_no_run_is_left_out(tmp_path: Path) -> None:
     for name in ("b", "a"):
         RunFolder(str(tmp_path), name).write_record(replace(RECORD, run_id=name))
     assert [record.run_id for record in runs.list_runs(str(tmp_path))] == ["a", "b"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 300, b'{"format": 1, "run'])
+def test_a_torn_record_of_a_run_that_is_closed_is_passed_over(tmp_path: Path, content: bytes) -> None:
+    place = str(tmp_path)
+    commit.ensure_table(place)
+    RunFolder(place, "b").write_record(replace(RECORD, run_id="b"))
+    files.write_atomic(RunFolder(place, "a").run_json, content)
+    with pytest.raises(UsageError, match=r"run\.json"):
+        runs.list_runs(place)
+    assert commit.abandon_run(place, "a")
+    assert [record.run_id for record in runs.list_runs(place)] == ["b"]
+    files.write_atomic(RunFolder(place, "a").run_json, b'{"format": 2}')
+    with pytest.raises(UsageError, match="format 2"):
+        runs.list_runs(place)
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipelines.errors import UsageError
 from pipelines.predictions.schema import (
     OUR_COLUMNS,
+    check_carried_names,
     check_class_columns,
     class_column,
     column_dictionary,
@@ -53,11 +54,33 @@ def test_classes_without_a_column_of_their_own_are_refused(classes: list[str]) -
         check_class_columns(classes)
 
 
-@pytest.mark.parametrize("name", ["status", "Status", "uri", "shard", "p_id", "P_id", "", "a\nb"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "status",
+        "Status",
+        "uri",
+        "shard",
+        "p_id",
+        "P_id",
+        "",
+        "a\nb",
+        "File_Row_Number",
+        "nightread file",
+        "nightread row",
+    ],
+)
 def test_a_carried_name_that_is_ours_is_refused(name: str) -> None:
     with pytest.raises(UsageError) as refused:
         prediction_schema(["a", "b"], pa.schema([(name, pa.string())]))
     assert refused.value.cure
+    with pytest.raises(UsageError):
+        check_carried_names(pa.schema([(name, pa.string())]))
+
+
+def test_a_manifest_without_further_columns_is_fine() -> None:
+    check_carried_names(None)
+    check_carried_names(pa.schema([("site", pa.string())]))
 
 
 def test_carried_names_that_differ_in_case_only_are_refused() -> None:
