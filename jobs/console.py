@@ -15,6 +15,7 @@ import io
 import json as json_module
 import math
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -183,6 +184,15 @@ def progress_text(done: int, total: int | None, failed: int, rate: float | None,
     if eta is not None and math.isfinite(eta):
         parts.append(f"{duration(eta)} left")
     return ", ".join(parts)
+
+
+def program() -> str:
+    """How this program was started, ready for a shell: `nightread` where that finds it, else what was typed."""
+    typed = sys.argv[0]
+    if os.path.basename(typed) != "nightread":
+        return "nightread"
+    found = shutil.which("nightread")
+    return "nightread" if found and os.path.realpath(found) == os.path.realpath(typed) else shlex.quote(typed)
 
 
 def duration(seconds: float) -> str:

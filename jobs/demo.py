@@ -14,7 +14,7 @@ import typer
 
 from jobs import score as score_command
 from jobs import train as train_command
-from jobs.console import Console, JsonOption
+from jobs.console import Console, JsonOption, program
 
 if TYPE_CHECKING:
     from cluster.session import ClusterSize
@@ -179,10 +179,10 @@ def next_commands(places: Places) -> list[tuple[str, str]]:
     results = shlex.quote(places.results)
     likely = "SELECT image_uri, p_positive, decision FROM referrals LIMIT 10"
     return [
-        ("the images to look at first", f'nightread query {results} "{likely}"'),
+        ("the images to look at first", f'{program()} query {results} "{likely}"'),
         ("what failed, and why", score_command.failures_command(places.results)),
         (
             "a night of its own: put images into the archive, then",
-            f"nightread score {shlex.quote(places.archive)} --model {shlex.quote(places.model)} --results {results}",
+            f"{program()} score {shlex.quote(places.archive)} --model {shlex.quote(places.model)} --results {results}",
         ),
     ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.console import Console, JsonOption, Progress, duration
+from jobs.console import Console, JsonOption, Progress, duration, program
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -171,7 +171,7 @@ def summary(report: ScoreReport) -> str:
 def failures_command(results: str) -> str:
     """The command that lists what failed, ready for a shell."""
     query = "SELECT image_uri, error_code, error_message FROM unresolved"
-    return f'nightread query {shlex.quote(results)} "{query}"'
+    return f'{program()} query {shlex.quote(results)} "{query}"'
 
 
 def _found_lines(report: ScoreReport) -> Iterable[str]:
