@@ -142,7 +142,7 @@ def row_printer(console: Console, config: ScoreConfig) -> Callable[[pa.Table], N
     def show(rows: pa.Table) -> None:
         for row in rows.select(["image_uri", "predicted_class", "score", "error_code", "error_message"]).to_pylist():
             uri = row["image_uri"]
-            name = paths.relative(uri, root) if paths.is_inside(uri, root) else uri
+            name = (paths.relative(uri, root) if paths.is_inside(uri, root) else uri).replace("\n", "\\n")
             if row["error_code"]:
                 console.say(f"{name} => failed: {row['error_code']} ({row['error_message']})")
             else:

@@ -7,10 +7,10 @@ driver's memory does not grow with the archive.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
-import threading
-import time
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ SHARDS_PER_BLOCK = 16
 BLOCKS_PER_ACTOR = 8
 # One block at work and one waiting: more only leaves the last actors idle at the end.
 BLOCKS_IN_FLIGHT = 2
-SECONDS_BETWEEN_LOOKS = 2.0
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ShardActor:
     def __init__(self, work: ShardWork, model: ray.ObjectRef[bytes]) -> None:
         # Only what cannot fail: an error in here would reach the driver without its kind. The rest is made by the first
         # block.
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="parent", daemon=True).start()
+        _end_with_parent()
         self._work = work
         self._model = model
         self._open = contextlib.ExitStack()
@@ -78,11 +78,13 @@ class ShardActor:
         return self._images[shard]
 
 
-def _end_with_parent(parent: int) -> None:
-    """An actor whose node's daemon was killed may wait for it for ever, and hold its memory: end with it instead."""
-    while os.getppid() == parent:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-    os._exit(1)
+def _end_with_parent() -> None:
+    """Have the kernel end this actor with its node's daemon.
+
+    Without it an actor that waits for a dead daemon, even at its own exit, waits for ever and holds its memory.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def score_shards(
