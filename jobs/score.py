@@ -204,7 +204,8 @@ def _scored_lines(report: ScoreReport) -> Iterable[str]:
         yield f"  nothing new ({report.seconds:.1f} s)"
         return
     rate = f", {report.images_per_second:,.1f} images/s" if report.images_per_second else ""
-    yield f"  scored      {report.counts.scored:,} in {report.seconds:.1f} s{rate}"
+    before = ", what the interrupted run had finished among them" if report.resumed else ""
+    yield f"  scored      {report.counts.scored:,} in {report.seconds:.1f} s{rate}{before}"
     yield f"  run         {report.run_id}"
 
 
