@@ -46,7 +46,9 @@ def score(
     ] = False,
     fail_threshold: Annotated[str, typer.Option(help="Failed images that make exit code 3: 1% or a count.")] = "1%",
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="An archive without a file is no error.")] = False,
-    list_images: Annotated[bool, typer.Option("--list", help="Print one line for each image.")] = False,
+    list_images: Annotated[
+        bool, typer.Option("--list", envvar="NIGHTREAD_SCORE_LIST", help="Print one line for each image.")
+    ] = False,
     address: AddressOption = "local",
     json: JsonOption = False,
 ) -> int:

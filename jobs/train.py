@@ -33,7 +33,10 @@ def train(
     models: Annotated[str, typer.Option(help="The MODELS folder or URI.")],
     name: Annotated[str, typer.Option(help="The model's name.")],
     recipe: Annotated[str, typer.Option(help="A recipe's name, or a .toml file.")] = "default",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="A key of the recipe: key=value; repeatable.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", envvar="NIGHTREAD_TRAIN_SET", help="A key of the recipe: key=value; repeatable."),
+    ] = None,
     weights: Annotated[str, typer.Option(help="The backbone's: imagenet, none or a .weights.h5 file.")] = "imagenet",
     positive: Annotated[str | None, typer.Option(help="The positive class; several with commas.")] = None,
     target_sensitivity: Annotated[float, typer.Option(help="What the threshold must reach on validation.")] = 0.95,
