@@ -58,7 +58,7 @@ def compute_features(
     folder = RunFolder(work_folder, f"features-{_key(images, feature_model)}")
     _write_plan(images, folder)
     with parts.open_plan(folder) as plan:
-        _forget_passing_failures(folder, plan)
+        _forget_passing_failures(folder)
         missing = parts.missing_shards(folder, plan)
         if missing:
             work = ShardWork(folder, _session(), input_size, io, FeatureMaker(size))
@@ -73,7 +73,7 @@ def compute_features(
     return rows
 
 
-def _forget_passing_failures(folder: RunFolder, plan: PlanFile) -> None:
+def _forget_passing_failures(folder: RunFolder) -> None:
     """Remove kept parts that are damaged, or hold an image that storage failed to give: it may have come back."""
     for shard in sorted(folder.finished_shards()):
         rows = parts.read_part(folder, shard)
@@ -99,8 +99,7 @@ def _score(
         if tally.add(receipt):
             tell(tally.progress())
 
-    suspects = work.folder.begun_shards() & set(missing)
-    graph.score_shards(work, model, missing, suspects, plan, graph.Pool(least, most), on_receipt)
+    graph.score_shards(work, model, missing, plan, graph.Pool(least, most), on_receipt)
 
 
 def _key(images: pa.Table, model: bytes) -> str:

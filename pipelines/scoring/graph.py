@@ -91,7 +91,6 @@ def score_shards(
     work: ShardWork,
     model: bytes,
     shards: list[int],
-    suspects: set[int],
     plan: PlanFile,
     pool: Pool,
     on_receipt: Callable[[Receipt], None],
@@ -102,7 +101,6 @@ def score_shards(
         work: What each actor must know.
         model: Bytes of the LiteRT model.
         shards: Shards to score.
-        suspects: Those of them that an earlier driver began and did not finish.
         plan: The run's plan.
         pool: Size of the pool.
         on_receipt: Called on the driver for every finished shard; what it raises ends the scoring.
@@ -114,8 +112,9 @@ def score_shards(
     if not shards:
         return
     per_block = max(1, min(SHARDS_PER_BLOCK, len(shards) // (BLOCKS_PER_ACTOR * pool.most)))
+    begun = work.folder.begun_shards()  # by an earlier driver, which did not finish them
     blocks = [
-        {"shards": block, "suspects": [shard in suspects for shard in block]}
+        {"shards": block, "suspects": [shard in begun for shard in block]}
         for block in blocks_of(shards, plan, per_block)
     ]
     _set_context()

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import secrets
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO
 
@@ -117,11 +118,7 @@ class PlanFile:
 
     def group_of(self, shard: int) -> int:
         """The row group that holds a shard."""
-        low, high = 0, len(self._bounds) - 1
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (middle + 1, high) if shard > self._bounds[middle][1] else (low, middle)
-        return low
+        return bisect_left(self._bounds, shard, key=lambda bounds: bounds[1])
 
     def read_group(self, group: int) -> dict[int, pa.Table]:
         """The images of each shard in a row group, without the column `shard`."""

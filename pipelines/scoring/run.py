@@ -52,14 +52,6 @@ class Finished:
     multi_frame: int = 0
 
 
-@dataclass(frozen=True)
-class Passed:
-    """What the gate counted on its way into the table."""
-
-    counts: RunCounts
-    multi_frame: int = 0
-
-
 def score(
     config: ScoreConfig,
     connect: Callable[[], AbstractContextManager[Any]],
@@ -95,7 +87,6 @@ def score(
 
 def _dry_run(night: Night) -> ScoreReport:
     with planned_work(night) as planned:
-        plan, config = planned.plan, night.config
         rates = [
             record.timings.get("images_per_second")
             for record in runs.list_runs(night.results)
@@ -104,11 +95,8 @@ def _dry_run(night: Night) -> ScoreReport:
         rate = next((rate for rate in reversed(rates) if rate), None)
         return replace(
             _report_of(night, planned),
-            planned=plan.planned,
-            shards=plan.shards,
-            seconds_estimated=plan.planned / rate if rate else None,
+            seconds_estimated=planned.plan.planned / rate if rate else None,
             dry_run=True,
-            threshold=config.fail_threshold,
         )
 
 
@@ -248,8 +236,7 @@ class _Job:
         began = time.monotonic()
         with open_plan(folder) as plan:
             context = self._context(record, plan)
-            tally, version, passed = self._score_and_commit(folder, plan, context)
-        counts = passed.counts
+            tally, version, gate = self._score_and_commit(folder, plan, context)
         timings = {
             **record.timings,
             "images_per_second": tally.steady_rate if tally else None,
@@ -259,18 +246,18 @@ class _Job:
             record,
             status="committed",
             table_version=version,
-            counts={**record.counts, **_as_record(counts)},
+            counts={**record.counts, **_as_record(gate.counts)},
             timings=timings,
         )
         # The rows are in the table: what fails from here on is repaired by the next command and must not hide them.
         with contextlib.suppress(TryLater):
             folder.write_record(closed)
             folder.remove_parts()
-        return Finished(record.run_id, counts, tally.steady_rate if tally else None, version, passed.multi_frame)
+        return Finished(record.run_id, gate.counts, tally.steady_rate if tally else None, version, gate.multi_frame)
 
     def _score_and_commit(
         self, folder: RunFolder, plan: PlanFile, context: RowContext
-    ) -> tuple[Tally | None, int, Passed]:
+    ) -> tuple[Tally | None, int, Gate]:
         tally: Tally | None = None
         last = PartMissing("No part was ever complete.")
         for _ in range(GATE_ROUNDS):
@@ -290,7 +277,7 @@ class _Job:
                 for shard in gate.damaged:
                     files.delete(folder.part(shard))
                 continue
-            return tally, version, Passed(gate.counts, gate.multi_frame)
+            return tally, version, gate
         raise last
 
     def _score_shards(self, folder: RunFolder, plan: PlanFile, missing: list[int], context: RowContext) -> Tally:
@@ -323,10 +310,9 @@ class _Job:
                 if self._show_rows and (rows := parts.read_part(folder, receipt.shard)) is not None:
                     self._show_rows(rows)
 
-        suspects = folder.begun_shards() & set(missing)
         night.tell(tally.progress())
         with _stoppable(tally):
-            graph.score_shards(work, model, missing, suspects, plan, graph.Pool(least, most), on_receipt)
+            graph.score_shards(work, model, missing, plan, graph.Pool(least, most), on_receipt)
         return tally
 
     def _context(self, record: RunRecord, plan: PlanFile) -> RowContext:
