@@ -197,11 +197,12 @@ def _weights() -> Check:
 
 def _results(results: str) -> Check:
     """Create, refuse to create again, read and delete: what the lease and the commit stand on."""
+    from pipelines.predictions.table import table_uri
     from pipelines.storage import files, paths
 
     cure = "Name another folder with --results, or ask for the right to create and delete there."
     try:
-        place = paths.canonical(results)
+        place = paths.parent(table_uri(results))
         existed = files.exists(place)
         probe = paths.join(place, f".nightread-probe-{secrets.token_hex(8)}")
         try:

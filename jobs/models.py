@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ ModelsArgument = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    models = typer.Typer(help="List, show, promote and import models.", no_args_is_help=True, rich_markup_mode=None)
+    models = typer.Typer(help="List, show, promote and import models.", rich_markup_mode=None)
     models.command("list")(list_command)
     models.command("show")(show_command)
     models.command("promote")(promote_command)
@@ -30,10 +31,14 @@ def register(app: typer.Typer) -> None:
 
 def list_command(models: ModelsArgument, json: JsonOption = False) -> None:
     """List every version; `*` marks the champions."""
+    from pipelines.errors import UsageError
     from pipelines.models.registry import list_models
+    from pipelines.storage import files, paths
 
     console = Console(json)
     entries = list_models(models)
+    if not entries and paths.is_local(paths.canonical(models)) and not files.exists(paths.canonical(models)):
+        raise UsageError(f"There is no folder {models}.", "Name the folder that `--models` was given.")
     if json:
         console.result([_listed(entry) for entry in entries])
     elif not entries:
@@ -54,7 +59,7 @@ def show_command(
     console = Console(json)
     crowned = standing(bundle)
     shown = _described(bundle, crowned)
-    console.result(shown, "\n".join(f"{key + ':':<18} {_line(value)}" for key, value in shown.items()))
+    console.result(shown, "\n".join(_lines(shown)))
 
 
 def promote_command(
@@ -193,10 +198,26 @@ def _described(bundle: Bundle, crowned: Champion | None) -> dict[str, Any]:
     }
 
 
+def _lines(values: Mapping[str, Any], depth: int = 0) -> list[str]:
+    """Names and values, one a line; what lies in a value stands below it, indented."""
+    told = []
+    for key, value in values.items():
+        name = f"{'  ' * depth}{key}:"
+        if isinstance(value, dict) and value:
+            told += [name, *_lines(value, depth + 1)]
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            told += [name, *(f"{'  ' * (depth + 1)}- " + ", ".join(_pairs(item)) for item in value)]
+        else:
+            told.append(f"{name:<22} {_line(value)}")
+    return told
+
+
+def _pairs(item: Mapping[str, Any]) -> list[str]:
+    return [f"{key} {_line(value)}" for key, value in item.items()]
+
+
 def _line(value: object) -> str:
-    """A value of any kind on one line of text."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={_line(item)}" for key, item in value.items()) or "-"
-    if isinstance(value, list):
-        return "; ".join(_line(item) for item in value) if value and isinstance(value[0], dict) else ", ".join(value)
-    return "-" if value is None else str(value)
+    """A plain value, or a list of them, as text."""
+    if isinstance(value, list | tuple):
+        return ", ".join(str(item) for item in value) or "-"
+    return "-" if value is None or value == {} else str(value)

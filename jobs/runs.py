@@ -18,7 +18,7 @@ ResultsArgument = Annotated[str, typer.Argument(help="The results folder or URI.
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    runs = typer.Typer(help="Show the runs of a results folder.", no_args_is_help=True, rich_markup_mode=None)
+    runs = typer.Typer(help="Show the runs of a results folder.", rich_markup_mode=None)
     runs.command("list")(list_)
     runs.command("show")(show)
     app.add_typer(runs, name="runs")

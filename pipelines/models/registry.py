@@ -136,7 +136,11 @@ def _versions(models: str, model: str) -> list[str]:
 
 def _parts(place: str) -> tuple[str, str, str | None]:
     """MODELS, NAME and VERSION (None where there is none) of a canonical REF."""
-    last, _, version = name(place).partition("@")
+    last, at, version = name(place).partition("@")
+    if at and not version:
+        raise UsageError(
+            f"{place} names no version behind the @.", "Say MODELS/NAME@v1, or MODELS/NAME for its champion."
+        )
     return parent(place), last, version or None
 
 
@@ -159,6 +163,17 @@ def _not_there(models: str, model: str, version: str | None = None) -> ModelRefu
         return ModelRefused(
             f"{join(models, model)} is no model bundle.", "Make one of it first: nightread models import FILE …"
         )
-    others = [entry for entry in sorted(storage.list_names(models)) if _is_name(entry) and _versions(models, entry)]
+    inside = _names_in(join(models, model))
+    if inside:
+        return ModelRefused(
+            f"{join(models, model)} is a folder of models, and no model.",
+            f"Name one of them: {', '.join(inside[:20])}.",
+        )
+    others = _names_in(models)
     there = f"The models in {models} are: {', '.join(others[:20])}." if others else f"There are no models in {models}."
     return ModelRefused(f"There is no model {wanted} in {models}.", there)
+
+
+def _names_in(models: str) -> list[str]:
+    """Names of the models in a MODELS folder."""
+    return [entry for entry in sorted(storage.list_names(models)) if _is_name(entry) and _versions(models, entry)]

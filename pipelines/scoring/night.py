@@ -124,6 +124,11 @@ def refuse_nothing(listing: Listing, config: ScoreConfig) -> None:
     """
     if listing.found or config.allow_empty:
         return
+    if listing.left_out.get("not_included"):
+        raise UsageError(
+            f"Not one image matches --include ({listing.left_out['not_included']:,} do not).",
+            "Check its patterns: they are compared with paths below the archive.",
+        )
     if listing.suffixes_left_out:
         kinds = sorted(listing.suffixes_left_out.items(), key=lambda item: (-item[1], item[0]))
         named = ", ".join(f"{suffix or 'no suffix'} ({count})" for suffix, count in kinds[:8])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,15 +60,23 @@ def test_import_list_show_and_promote(theirs: str, tmp_path: Path, capsys: pytes
 
 def test_the_same_for_people(theirs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = str(tmp_path / "MODELS")
+    assert main(["models", "list", models]) == 2
+    assert "There is no folder" in capsys.readouterr().err
+    (tmp_path / "MODELS").mkdir()
     assert main(["models", "list", models]) == 0
     assert "There are no models" in capsys.readouterr().out
+    assert main(["models"]) == 2
+    assert "The commands are: list, show, promote, import." in capsys.readouterr().err
     assert main(["models", *imported(theirs, models)]) == 0
     told = capsys.readouterr().out
     assert "cells@v1" in told and "the champion" in told and "positive: malignant" in told
     assert main(["models", "list", models]) == 0
     assert "normal, malignant, other" in capsys.readouterr().out
     assert main(["models", "show", f"{models}/cells"]) == 0
-    assert "scaling=-1..1" in capsys.readouterr().out
+    assert re.search(r"^ +scaling: +-1\.\.1$", capsys.readouterr().out, re.M)
+    for ref, said in ((models, "is a folder of models"), (f"{models}/cells@", "no version behind the @")):
+        assert main(["models", "show", ref]) != 0
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("classes", ["other,negative,positive", "A-B,A_B,c"])
