@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.errors import UsageError
 from pipelines.models.record import check_name
+from pipelines.storage import paths
 from pipelines.training.labelled import DataConfig
 from pipelines.training.recipes import Recipe
 
@@ -24,7 +25,13 @@ class TrainConfig:
         weights: The backbone's weights: `imagenet`, `none`, or a file.
         positive: Positive classes; empty for the rule of `models.positive`.
         target_sensitivity: What the threshold has to reach on validation, above 0 and at most 1.
-        seed: Decides split, initialisation, order and dropout.
+        seed: Decides split, initialisation, order, augmentation and dropout.
+        workers: Data-parallel workers; each batch is shared among them.
+        cpus: Processor cores of each worker; None: as many as there are for it.
+        gpus: GPUs of each worker; None: one where the cluster has one for each.
+        cache: Where caches and checkpoints lie, safe to delete; None: below MODELS/NAME/work.
+        start: REF of a bundle whose weights training starts from; None: `weights`.
+        new_split: Whether a new split is made although an earlier version of the name has one.
         who: User, host, command line and versions, for the bundle's provenance.
     """
 
@@ -36,6 +43,12 @@ class TrainConfig:
     positive: tuple[str, ...] = ()
     target_sensitivity: float = 0.95
     seed: int = 0
+    workers: int = 1
+    cpus: int | None = None
+    gpus: int | None = None
+    cache: str | None = None
+    start: str | None = None
+    new_split: bool = False
     who: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -51,8 +64,22 @@ class TrainConfig:
             )
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"--seed must be from 0 to {2**31 - 1}; it is {self.seed}.", "Say 0.")
+        for option, value, least in (
+            ("--workers", self.workers, 1),
+            ("--resources cpu", self.cpus, 1),
+            ("--resources gpu", self.gpus, 0),
+        ):
+            if value is not None and value < least:
+                raise UsageError(f"{option} must be at least {least}; it is {value}.", f"Say {least} or more.")
         if not self.weights:
             raise UsageError("--weights is empty.", "Say imagenet, none, or the path of a .weights.h5 file.")
+
+    @property
+    def work(self) -> str:
+        """The folder of caches and checkpoints."""
+        if self.cache:
+            return paths.canonical(self.cache)
+        return paths.join(paths.canonical(self.models), self.name, "work")
 
     @property
     def labelled(self) -> DataConfig:
