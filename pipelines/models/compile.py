@@ -13,6 +13,7 @@ import numpy as np
 
 from pipelines.errors import ModelRefused
 from pipelines.models.backbones import import_keras
+from pipelines.models.cut import Cut
 from pipelines.models.golden import golden_images
 from pipelines.models.heads import pool
 from pipelines.models.quiet import quiet_stderr
@@ -51,19 +52,21 @@ def compile_scorer(backbone: Any, head: Any, temperature: float, input_size: int
     return compile_graph(graph, input_size, classes)
 
 
-def compile_features(backbone: Any, pooling: str, input_size: int) -> bytes:
-    """Compile a backbone without head.
+def compile_lower(cut: Cut, input_size: int) -> bytes:
+    """Compile what runs once an image: the part of a backbone below its trained layers.
+
+    Args:
+        cut: One that has a lower part.
+        input_size: S.
 
     Returns:
-        A LiteRT model: uint8 [1, S, S, 3] to float32 features [1, D]; D as in `feature_length`.
+        A LiteRT model: uint8 [1, S, S, 3] to float32 [1, cut.size].
 
     Raises:
         ModelRefused: As `compile_scorer`, relative to the largest feature.
     """
-    keras = import_keras()
-    joined = keras.Model(backbone.input, pool(backbone.output, pooling))
-    size = int(joined.output_shape[-1])
-    return compile_graph(lambda pixels: joined(pixels, training=False), input_size, size, outputs="features")
+    lower: Any = cut.lower
+    return compile_graph(lambda pixels: lower(pixels, training=False), input_size, cut.size, outputs="features")
 
 
 def feature_length(backbone: Any, pooling: str) -> int:

@@ -22,7 +22,8 @@ class HeadSpec:
         pooling: From feature map to vector: one of `POOLINGS`.
         dense_units: Widths of the hidden layers; () for none.
         activation: Of the hidden layers.
-        batch_norm: Whether each hidden layer is followed by batch normalisation.
+        batch_norm: Whether each hidden layer is followed by batch normalisation; without one, whether the pooled
+            features are.
         dropout: Share of the inputs of the last layer that training drops, 0 to below 1.
         output: `softmax`: one logit a class; `sigmoid`: one logit, that of the second of two classes.
 
@@ -69,21 +70,30 @@ def build_head(spec: HeadSpec, input_shape: tuple[int, ...], seed: int = 0) -> A
         seed: Of the first weights and of dropout.
 
     Returns:
-        A `keras.Model` from float32 [B, *input_shape] to logits [B, units].
+        A `keras.Model` from float32 [B, *input_shape] to logits [B, units]: pooling, hidden layers, batch
+        normalisation, dropout. Its last layer is called `logits`, and dropout stands right before that, so that who
+        trains can drop with random numbers of his own.
     """
     keras = import_keras()
     features = keras.Input(input_shape)
     flow = features if len(input_shape) == 1 else pool(features, spec.pooling)
+    if spec.batch_norm and not spec.dense_units:
+        flow = _batch_norm()(flow)
     for number, units in enumerate(spec.dense_units):
         start = keras.initializers.GlorotUniform(seed=seed * 1000 + number)
         flow = keras.layers.Dense(units, activation=spec.activation, kernel_initializer=start)(flow)
         if spec.batch_norm:
-            flow = keras.layers.BatchNormalization()(flow)
+            flow = _batch_norm()(flow)
     if spec.dropout:
         flow = keras.layers.Dropout(spec.dropout, seed=seed)(flow)
     start = keras.initializers.GlorotUniform(seed=seed * 1000 + len(spec.dense_units))
     logits = keras.layers.Dense(spec.units, kernel_initializer=start, name="logits")(flow)
     return keras.Model(features, logits, name="head")
+
+
+def _batch_norm() -> Any:
+    """Batch normalisation whose statistics are those of all workers' batches together; of its own on one worker."""
+    return import_keras().layers.BatchNormalization(synchronized=True)
 
 
 def pool(features: Any, pooling: str) -> Any:

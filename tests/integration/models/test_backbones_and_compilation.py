@@ -18,6 +18,7 @@ import pytest
 from pipelines.errors import ModelRefused, UsageError
 from pipelines.models import backbones, compile, heads
 from pipelines.models.backbones import BACKBONES, BackboneSpec, build_backbone, import_keras
+from pipelines.models.cut import cut_backbone
 from pipelines.models.golden import golden_images
 from pipelines.models.runtime import Scorer, ScorerIO
 
@@ -114,7 +115,7 @@ def test_features_are_those_of_keras(pooling: str) -> None:
     maps = np.asarray(backbone(archive()[:3], training=False))
     expected = {"avg": maps.mean(axis=(1, 2)), "max": maps.max(axis=(1, 2)), "flatten": maps.reshape(3, -1)}[pooling]
     length = compile.feature_length(backbone, pooling)
-    model = compile.compile_features(backbone, pooling, SIZE)
+    model = compile.compile_lower(cut_backbone(backbone, 0, pooling), SIZE)
     np.testing.assert_allclose(features_by_litert(model, length, archive()[:3]), expected, atol=1e-4)
 
 
