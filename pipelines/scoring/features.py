@@ -7,6 +7,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,23 @@ from pipelines.scoring.scorer import FeatureMaker, Receipt, ShardWork
 from pipelines.storage import files
 
 SHARD_SIZE = 32
+
+
+@dataclass(frozen=True)
+class CacheModel:
+    """What training keeps of an image.
+
+    Attributes:
+        model: LiteRT bytes, uint8 `[1, S, S, 3]` to float32 `[1, size]`; None where the pixels themselves are kept.
+        io: How that is fed and read; None for pixels.
+        size: D, or S*S*3 for pixels.
+        dtype: What is kept of each number: `float32`, `float16`, or `uint8` for pixels.
+    """
+
+    model: bytes | None
+    io: ScorerIO | None
+    size: int
+    dtype: str
 
 
 def compute_features(

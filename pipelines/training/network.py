@@ -1,10 +1,10 @@
-"""The network of a recipe: its frozen backbone with the weights asked for, compiled for features; its head."""
+"""The network of a recipe: its backbone with the weights asked for, cut below what is trained; its head."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,33 +12,51 @@ from numpy.typing import NDArray
 
 from pipelines.errors import ImageFailure, UsageError
 from pipelines.images.preprocess import Preprocessing
-from pipelines.models.backbones import BackboneSpec, build_backbone, import_keras
-from pipelines.models.compile import compile_features, feature_length
-from pipelines.models.heads import HeadSpec, pool
+from pipelines.models.backbones import (
+    BackboneSpec,
+    build_architecture,
+    build_backbone,
+    import_keras,
+    weights_from_bytes,
+)
+from pipelines.models.bundle import WEIGHTS_FILE, Bundle
+from pipelines.models.compile import compile_lower, feature_length
+from pipelines.models.cut import Cut, cut_backbone
+from pipelines.models.heads import HeadSpec, build_head, pool
 from pipelines.models.runtime import ScorerIO
+from pipelines.scoring.features import CacheModel
 from pipelines.storage.reading import ImageReader
 from pipelines.training.recipes import Recipe
+from pipelines.training.trainee import Trainee, build_trainee
 
 LARGEST_FILE = 512 * 1024**2
 
 
 @dataclass(frozen=True)
 class Network:
-    """A backbone, ready to compute features.
+    """A backbone with its weights and its head, cut for training.
 
     Attributes:
-        spec: Which architecture.
-        backbone: Keras model.
-        feature_model: The same for LiteRT, with the recipe's pooling: uint8 `[1, S, S, 3]` to float32 `[D]`.
-        io: How that is fed and read.
-        weights_sha256: Hash of all arrays of the backbone.
+        spec: Which backbone.
+        head_spec: Which head.
+        backbone: Keras model, pixels 0-255 `[B, S, S, 3]` to a feature map.
+        head: Keras model of pooled features.
+        cut: The backbone cut below its trained layers; its parts share the backbone's layers.
+        cache: What is kept of an image: the lower part for LiteRT, or the pixels where all is trained.
+        weights_sha256: Hash of all arrays of the backbone before training.
     """
 
     spec: BackboneSpec
+    head_spec: HeadSpec
     backbone: Any
-    feature_model: bytes
-    io: ScorerIO
+    head: Any
+    cut: Cut
+    cache: CacheModel
     weights_sha256: str
+
+    def trainee(self) -> Trainee:
+        """What training changes; it shares this network's layers, so that its arrays are the network's."""
+        return build_trainee(self.cut, self.head, self.head_spec)
 
 
 def backbone_spec(recipe: Recipe) -> BackboneSpec:
@@ -47,7 +65,11 @@ def backbone_spec(recipe: Recipe) -> BackboneSpec:
 
 
 def head_spec(recipe: Recipe, classes: int) -> HeadSpec:
-    """The head that a recipe asks for."""
+    """The head that a recipe asks for.
+
+    Raises:
+        UsageError: For a sigmoid unit and another number of classes than two.
+    """
     return HeadSpec(
         classes=classes,
         pooling=recipe.pooling,
@@ -55,33 +77,89 @@ def head_spec(recipe: Recipe, classes: int) -> HeadSpec:
         activation=recipe.activation,
         batch_norm=recipe.batch_norm,
         dropout=recipe.dropout,
+        output="sigmoid" if recipe.loss == "binary_crossentropy" else "softmax",
     )
 
 
-def build_network(recipe: Recipe, weights: str, seed: int, calibration: NDArray[np.uint8] | None) -> Network:
-    """Build the backbone and compile it.
+def build_network(
+    recipe: Recipe,
+    classes: int,
+    weights: str,
+    seed: int,
+    calibration: NDArray[np.uint8] | None,
+    start: Bundle | None = None,
+) -> Network:
+    """Build the network of a recipe and compile what runs once an image.
 
     Args:
         recipe: Which one.
-        weights: `imagenet`, `none` or a file.
-        seed: Of the initialisation, for `none`.
+        classes: How many.
+        weights: The backbone's: `imagenet`, `none` or a file; of no meaning with `start`.
+        seed: Of the head's initialisation, and of the backbone's for `none`.
         calibration: Training images for `none`, uint8 `[N, S, S, 3]`.
+        start: A trained bundle whose arrays are taken instead: the backbone's, and the head's where all its arrays
+            have the same shapes.
 
     Raises:
-        UsageError: If the weights are not there or do not fit.
+        UsageError: If the weights are not there or do not fit, or `start` is no bundle of this backbone.
         ModelRefused: If the compiled backbone does not answer as Keras does.
     """
     # Keras numbers its layers through the process, and the numbers would end in the compiled file: count afresh, so
     # that the same training gives the same file, and cached features are found again.
     import_keras().utils.clear_session()
-    spec = backbone_spec(recipe)
-    backbone = build_backbone(spec, weights, seed, calibration)
+    spec, how = backbone_spec(recipe), head_spec(recipe, classes)
+    if start is None:
+        backbone = build_backbone(spec, weights, seed, calibration)
+        head = build_head(how, (feature_length(backbone, how.pooling),), seed)
+    else:
+        _refuse_other_backbone(start, spec)
+        backbone = build_architecture(spec)
+        head = build_head(how, (feature_length(backbone, how.pooling),), seed)
+        _take_arrays(start, backbone, head)
     digest = hashlib.sha256()
     for array in backbone.get_weights():
         digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
-    model = compile_features(backbone, recipe.pooling, recipe.input_size)
-    io = ScorerIO(recipe.input_size, feature_length(backbone, recipe.pooling), outputs="features")
-    return Network(spec, backbone, model, io, digest.hexdigest())
+    cut = cut_backbone(backbone, recipe.trainable_layers, how.pooling)
+    return Network(spec, how, backbone, head, cut, _cache_model(cut, spec), digest.hexdigest())
+
+
+def _cache_model(cut: Cut, spec: BackboneSpec) -> CacheModel:
+    if cut.lower is None:
+        return CacheModel(None, None, cut.size, "uint8")
+    io = ScorerIO(spec.input_size, cut.size, outputs="features")
+    # Half the room costs what crosses a cut 11 bits of its numbers, and training nothing: see docs/recipes.md.
+    return CacheModel(compile_lower(cut, spec.input_size), io, cut.size, "float16" if cut.layers else "float32")
+
+
+def _refuse_other_backbone(start: Bundle, spec: BackboneSpec) -> None:
+    """Refuse to start from a bundle whose arrays do not fit this backbone, or were trained on other scaled pixels."""
+    if WEIGHTS_FILE not in start.files or not start.backbone:
+        raise UsageError(
+            f"The model {start.name}@{start.version} was imported and has no weights to start from.",
+            "Start from a version that was trained here, or give --weights instead of --from.",
+        )
+    for key, wanted in (("name", spec.name), ("alpha", spec.alpha), ("scaling", spec.scaling)):
+        found = start.backbone.get(key)
+        if found != wanted:
+            option = "backbone" if key == "name" else key
+            raise UsageError(
+                f"{start.name}@{start.version} has the {option} {found}, and the recipe has {wanted}.",
+                f"Say --set {option}={found}, or start from another version.",
+            )
+
+
+def _take_arrays(start: Bundle, backbone: Any, head: Any) -> None:
+    """Load a bundle's arrays into the backbone, and into the head where all of them have the same shapes."""
+    names = {field.name for field in fields(HeadSpec)}
+    said = {key: value for key, value in start.head.items() if key in names}
+    spec = HeadSpec(**{**said, "dense_units": tuple(said.get("dense_units", ()))})
+    theirs = build_architecture(BackboneSpec(backbone.name, start.backbone["alpha"], start.input_size))
+    their_head = build_head(spec, (feature_length(theirs, spec.pooling),))
+    weights_from_bytes(joined(theirs, their_head, spec.pooling), start.read(WEIGHTS_FILE))
+    backbone.set_weights(theirs.get_weights())
+    if [one.shape for one in their_head.weights] == [one.shape for one in head.weights]:
+        for ours, one in zip(head.weights, their_head.weights, strict=True):
+            ours.assign(one)
 
 
 def joined(backbone: Any, head: Any, pooling: str) -> Any:
