@@ -13,7 +13,7 @@ from pipelines.errors import UsageError
 from pipelines.training.recipe_rules import RULES, Value, changes_images, check_values, from_text, from_toml
 
 PUBLISHED = "published"
-"""The one table that a recipe's file may hold beside its keys: what its paper reports (`pipelines.training.published`)."""
+"""The one table that a recipe's file may hold beside its keys: what its paper reports, which decides nothing."""
 
 
 @dataclass(frozen=True)
