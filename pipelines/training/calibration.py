@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from pipelines.errors import UsageError
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
-LEAST_MARGIN = 1e-6
+MARGIN = 1e-5
 LEAST_THRESHOLD = float(np.finfo(np.float32).tiny)
 
 
@@ -30,6 +32,28 @@ class OperatingPoint:
     target: float
     sensitivity: float
     specificity: float
+
+    def record(self) -> dict[str, Any]:
+        """As it stands in the bundle."""
+        return {
+            "threshold": self.threshold,
+            "target_sensitivity": self.target,
+            "sensitivity": self.sensitivity,
+            "specificity": self.specificity,
+            "fitted_on": "validation",
+        }
+
+
+def class_logits(logits: ArrayLike) -> NDArray[np.float64]:
+    """One logit for each class, float64 `[N, K]`; a single one, `[N, 1]`, is that of the second of two classes."""
+    given = np.asarray(logits, np.float64)
+    return np.concatenate([np.zeros_like(given), given], axis=1) if given.shape[1] == 1 else given
+
+
+def sum_positive(answers: NDArray[np.float32], positive: Sequence[int]) -> NDArray[np.float64]:
+    """`p_positive` `[N]` as `score` compares it with the threshold: summed in double precision, kept in single."""
+    summed = answers[:, list(positive)].astype(np.float64).sum(axis=1)
+    return np.asarray(np.minimum(summed, 1.0).astype(np.float32), np.float64)
 
 
 def probabilities(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -68,23 +92,19 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     return float(math.exp(found.x))
 
 
-def fit_threshold(
-    p_positive: ArrayLike, is_positive: ArrayLike, target: float = 0.95, margin: float = 0.0
-) -> OperatingPoint:
+def fit_threshold(p_positive: ArrayLike, is_positive: ArrayLike, target: float = 0.95) -> OperatingPoint:
     """The largest threshold whose sensitivity on validation is at least `target`.
 
     With n positive images and k = ceil(target · n), that is the k-th highest `p_positive` of a positive image. Ties
     need no rule of their own: images of equal `p_positive` fall on the same side, and the positive ones among them
-    only add to sensitivity. The value is lowered by the margin, a share of itself, so that an image exactly at the
-    threshold stays positive however the last bits of a float32 fall; that cannot lower the sensitivity. It is never 0,
-    which would call everything positive; where `p_positive` itself is 0 the target is therefore missed.
+    only add to sensitivity. The value is lowered by 1e-5 of itself, so that an image exactly at the threshold
+    stays positive however the last bits of a float32 fall on another processor; that cannot lower the sensitivity. It
+    is never 0, which would call everything positive; where `p_positive` itself is 0 the target is therefore missed.
 
     Args:
         p_positive: Calibrated probability of the positive classes, `[N]`.
         is_positive: Truth, bool `[N]`.
         target: Sensitivity wanted, above 0 and at most 1.
-        margin: How far another computation of `p_positive` may lie from this one, relative to it; at least 1e-6 is
-            taken.
 
     Raises:
         UsageError: If the target is out of range, or no image is positive.
@@ -96,7 +116,7 @@ def fit_threshold(
         raise UsageError("No validation image is positive, so no threshold can be fitted.", "Add positive images.")
     ranked = np.sort(score[truth])[::-1]
     needed = max(1, math.ceil(target * len(ranked) - 1e-9))
-    threshold = max(float(ranked[needed - 1]) * (1 - max(margin, LEAST_MARGIN)), LEAST_THRESHOLD)
+    threshold = max(float(ranked[needed - 1]) * (1 - MARGIN), LEAST_THRESHOLD)
     called = score >= threshold
     negatives = int((~truth).sum())
     return OperatingPoint(

@@ -1,34 +1,74 @@
-"""The finished scorer: compiled, checked from the file to the answer, and the threshold that its own answers fit.
+"""The finished scorers: calibrated, compiled, run on every validation image, the threshold fitted to their answers.
 
-The threshold is fitted to what the head answers to cached features, but `score` compares it with what the compiled
-scorer answers to files. So the scorer is run on the validation images next to the threshold, its answers take the place
-of the head's, and the threshold is lowered by the largest relative difference that was seen.
+Validation's probabilities in the bundle are the float32 scorer's own, so `score` will give the same ones, and its
+threshold decides as recorded. The 8-bit scorer is made as well, and kept where it earned its place (`int8_gate`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.errors import ModelRefused
-from pipelines.models.compile import compile_scorer
-from pipelines.models.runtime import Scorer, ScorerIO
-from pipelines.training.calibration import OperatingPoint, fit_threshold
-from pipelines.training.config import TrainConfig
-from pipelines.training.dataset import Dataset
-from pipelines.training.fitting import Fitted
-from pipelines.training.network import Network, prepared_pixels
+from pipelines.models.compile import compile_scorer, compile_scorer_int8
+from pipelines.models.runtime import ScorerIO
+from pipelines.training.answers import answer_images
+from pipelines.training.calibration import (
+    OperatingPoint,
+    class_logits,
+    fit_temperature,
+    fit_threshold,
+    probabilities,
+    sum_positive,
+)
+from pipelines.training.int8_gate import Int8Verdict, judge_int8
+from pipelines.training.network import prepared_pixels
 
-CHECKED_AT_ONCE = 16
-MOST_CHECKED = 256
-"""Validation images that the compiled scorer is run on; more than 32 only where many lie at the threshold."""
-LARGEST_DIFFERENCE = 1e-3
+LARGEST_DIFFERENCE = 0.05
 """Of a probability, between the compiled model on pixels and the head on cached features."""
+CALIBRATION_IMAGES = 128
+"""Training images from which the ranges of the 8-bit numbers are taken."""
 
-Answer = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+Answers = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with the weights that training kept.
+
+    Attributes:
+        backbone: Keras model, pixels 0-255 `[B, S, S, 3]` to a feature map.
+        head: Keras model, to logits `[B, K]` (`[B, 1]`: of the second of two classes).
+        input_size: S.
+        pooling: How the map becomes a vector where the head takes one.
+        flip: Whether the scorer averages the answers to the picture and its mirror image.
+    """
+
+    backbone: Any
+    head: Any
+    input_size: int
+    pooling: str
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation part.
+
+    Attributes:
+        images: image_uri, content_sha256; one row an image, N.
+        labels: Class numbers, int64 `[N]`.
+        logits: What the trained head answers to the cached features, `[N, K]` or `[N, 1]`.
+    """
+
+    images: pa.Table
+    labels: NDArray[np.int64]
+    logits: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -36,107 +76,105 @@ class Finished:
     """What is written into the bundle.
 
     Attributes:
+        temperature: What the logits are divided by, inside both scorers.
         scorer: LiteRT bytes: pixels to calibrated probabilities.
-        probabilities: Of the validation part, float32 `[N, K]`: the scorer's where it was run, else the head's.
-        point: The threshold.
+        io: How it is fed and read.
+        probabilities: Its answers to the validation part, float32 `[N, K]`.
+        point: Its threshold.
+        int8: How the 8-bit scorer compares, and its own threshold.
+        int8_scorer: That scorer and its input and output; None unless it earned its place.
     """
 
+    temperature: float
     scorer: bytes
-    probabilities: NDArray[np.float32]
+    io: ScorerIO
+    probabilities: Answers
     point: OperatingPoint
+    int8: Int8Verdict
+    int8_scorer: tuple[bytes, ScorerIO] | None
 
 
-def finish(config: TrainConfig, network: Network, fitted: Fitted, data: Dataset, positive: Sequence[int]) -> Finished:
-    """Compile the scorer, check it on validation images, and place the threshold.
-
-    Args:
-        config: How.
-        network: The backbone.
-        fitted: The head and its temperature.
-        data: Says which images validate.
-        positive: Numbers of the positive classes.
-
-    Raises:
-        ModelRefused: If the scorer answers otherwise than the head did on the cached features.
-    """
-    size = config.recipe.input_size
-    model = compile_scorer(network.backbone, fitted.head, fitted.temperature, size, config.recipe.pooling)
-    scorer = Scorer(model, ScorerIO(size, len(data.classes)))
-    validation = data.parts == "val"
-    uris = data.images["image_uri"].to_numpy(zero_copy_only=False)[validation]
-
-    def answer(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.stack([scorer(picture) for picture in prepared_pixels(uris[rows], size)])
-
-    truth = np.isin(data.labels[validation], positive)
-    probabilities, point = place_threshold(fitted.probabilities, truth, positive, config.target_sensitivity, answer)
-    return Finished(model, probabilities, point)
-
-
-def place_threshold(
-    probabilities: NDArray[np.float64],
-    is_positive: NDArray[np.bool_],
+def finish(
+    trained: Trained,
+    validation: Validation,
+    calibration_uris: Sequence[str],
     positive: Sequence[int],
     target: float,
-    answer: Answer,
-) -> tuple[NDArray[np.float32], OperatingPoint]:
-    """Fit the threshold to the answers that `score` will give.
+    tell: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Finished:
+    """Fit the temperature, compile both scorers, run them on all of validation, fit the thresholds.
 
     Args:
-        probabilities: The head's on the validation part, calibrated, `[N, K]`.
-        is_positive: Truth, `[N]`.
+        trained: The network.
+        validation: What is fitted to.
+        calibration_uris: Training images for the 8-bit scorer, as `choose_calibration` gives them.
         positive: Numbers of the positive classes.
-        target: Sensitivity wanted.
-        answer: Runs the compiled scorer on some rows: float32 `[n, K]`.
-
-    Returns:
-        The probabilities with the scorer's answers in place, and the threshold. Its sensitivity and specificity are
-        those of the returned probabilities; no row that the scorer was not run on lies so near to the threshold that
-        the largest difference seen would turn it, as far as `MOST_CHECKED` rows reach.
+        target: Sensitivity wanted of the thresholds.
+        tell: Called with the number of validation images done and that of all.
 
     Raises:
-        ModelRefused: If an answer differs by more than `LARGEST_DIFFERENCE`.
+        ModelRefused: If the scorer has no finite answer, or answers otherwise than the head on the cached features.
+        TryLater: If an image cannot be read any more, or changed.
     """
-    known = probabilities.astype(np.float32)
-    checked = np.zeros(len(known), bool)
-    difference = 0.0
-    score = _p_positive(known, positive)
-    point = fit_threshold(score, is_positive, target)
-    rows = np.union1d(_nearest(score, point.threshold), _spread(score))
-    while len(rows):
-        answers = answer(rows)
-        _refuse_difference(answers, known[rows])
-        before, after = score[rows], _p_positive(answers, positive)
-        relative = np.abs(after - before) / np.maximum(np.maximum(after, before), np.finfo(np.float32).tiny)
-        difference = min(max(difference, float(relative.max())), LARGEST_DIFFERENCE)
-        known[rows], checked[rows] = answers, True
-        score = _p_positive(known, positive)
-        point = fit_threshold(score, is_positive, target, difference)
-        doubtful = ~checked & (np.abs(score - point.threshold) <= difference * point.threshold)
-        rows = np.flatnonzero(doubtful)[:CHECKED_AT_ONCE] if checked.sum() < MOST_CHECKED else rows[:0]
-    return known, point
+    logits = class_logits(validation.logits)
+    temperature = fit_temperature(logits, validation.labels)
+    scorer = compile_scorer(
+        trained.backbone, trained.head, temperature, trained.input_size, trained.pooling, trained.flip
+    )
+    io = ScorerIO(trained.input_size, logits.shape[1])
+    small = _compile_int8(trained, temperature, calibration_uris)
+    models = [(scorer, io)] if isinstance(small, str) else [(scorer, io), small]
+    images = validation.images.num_rows
+    answers, *others = answer_images(models, validation.images, lambda done: tell(done, images))
+    _refuse_difference(answers, probabilities(logits, temperature))
+    truth = np.isin(validation.labels, positive)
+    point = fit_threshold(sum_positive(answers, positive), truth, target)
+    if isinstance(small, str):
+        return Finished(temperature, scorer, io, answers, point, Int8Verdict(0, (small,)), None)
+    verdict = judge_int8(answers, others[0], validation.labels, positive, point)
+    return Finished(temperature, scorer, io, answers, point, verdict, small if verdict.offered else None)
 
 
-def _p_positive(probabilities: NDArray[np.float32], positive: Sequence[int]) -> NDArray[np.float64]:
-    """As `score` compares it: summed in double precision, kept in single."""
-    summed = probabilities[:, list(positive)].astype(np.float64).sum(axis=1)
-    return np.asarray(np.minimum(summed, 1.0).astype(np.float32), np.float64)
+def choose_calibration(uris: Sequence[str], labels: Sequence[int], contents: Sequence[str]) -> list[str]:
+    """Training images to calibrate the 8-bit scorer on: as many of each class as there are, at most 128 in all.
+
+    Args:
+        uris: Of the images of the train part.
+        labels: Class number of each.
+        contents: Hash of each one's bytes; the images are taken in the order of these, which is chance to everything
+            else, and the same wherever the data lie.
+    """
+    ordered = sorted(range(len(uris)), key=lambda row: (contents[row], uris[row]))
+    taken_of = dict.fromkeys(labels, 0)
+    turns = []
+    for row in ordered:
+        turns.append((taken_of[labels[row]], labels[row], row))
+        taken_of[labels[row]] += 1
+    return [uris[row] for _, _, row in sorted(turns)[:CALIBRATION_IMAGES]]
 
 
-def _nearest(score: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
-    return np.argsort(np.abs(score - threshold), kind="stable")[:CHECKED_AT_ONCE]
+def _compile_int8(trained: Trained, temperature: float, uris: Sequence[str]) -> tuple[bytes, ScorerIO] | str:
+    """The 8-bit scorer, or why there is none."""
+    pixels = prepared_pixels(uris, trained.input_size)
+    try:
+        return compile_scorer_int8(
+            trained.backbone, trained.head, temperature, trained.input_size, trained.pooling, pixels, trained.flip
+        )
+    except ModelRefused as refused:
+        return refused.message.rstrip(".")
 
 
-def _spread(score: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Rows at even steps of rank, the lowest and the highest among them."""
-    ranks = np.linspace(0, len(score) - 1, CHECKED_AT_ONCE).round().astype(np.int64)
-    return np.argsort(score, kind="stable")[ranks]
-
-
-def _refuse_difference(answers: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+def _refuse_difference(answers: Answers, wanted: NDArray[np.float64]) -> None:
+    """Refuse a scorer that was put together wrongly: its files would score another model than the one trained."""
+    if not np.isfinite(answers).all():
+        raise ModelRefused(
+            f"The compiled model has no finite answer for {int((~np.isfinite(answers).all(axis=1)).sum())} validation "
+            "images, so nothing was written.",
+            "Train again with a lower learning_rate.",
+        )
     if answers.shape != wanted.shape or not float(np.abs(answers - wanted).max()) <= LARGEST_DIFFERENCE:
         raise ModelRefused(
             "The compiled model answers otherwise on validation images than the head that was trained, so nothing was "
             "written.",
-            "If images changed while training ran, run the command again; else delete the model's work folder.",
+            "Delete the training's work folder, whose caches may be damaged, and run the command again.",
         )

@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import UsageError
-from pipelines.training.calibration import fit_temperature, fit_threshold, log_loss, probabilities
+from pipelines.training.calibration import (
+    class_logits,
+    fit_temperature,
+    fit_threshold,
+    log_loss,
+    probabilities,
+    sum_positive,
+)
 
 
 def overconfident(rng: np.random.Generator, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +59,7 @@ def test_the_threshold_is_the_largest_that_reaches_the_target(rows: list[tuple[i
         return sum(s >= threshold for s, t in zip(score, truth, strict=True) if t) / truth.sum()
 
     reaching = [threshold for threshold in set(score) if sensitivity(threshold) >= target]
-    assert max(reaching) - 1e-6 <= point.threshold <= max(reaching)
+    assert max(reaching) * (1 - 1.1e-5) <= point.threshold <= max(reaching)
     assert point.sensitivity == pytest.approx(sensitivity(max(reaching)))
     assert point.sensitivity >= target
     if not truth.all():
@@ -78,8 +85,25 @@ def test_the_threshold_is_never_zero() -> None:
     assert (point.sensitivity, point.specificity) == (0.5, 1.0)
 
 
-def test_the_margin_is_a_share_of_the_threshold() -> None:
-    assert fit_threshold([0.5, 0.1], [True, False], margin=1e-3).threshold == pytest.approx(0.4995, rel=1e-9)
+def test_the_record_says_what_it_was_fitted_on() -> None:
+    record = fit_threshold([0.5, 0.1], [True, False]).record()
+    assert set(record) == {"threshold", "target_sensitivity", "sensitivity", "specificity", "fitted_on"}
+    assert record["fitted_on"] == "validation"
+
+
+@given(st.lists(st.floats(-30, 30), min_size=1, max_size=20), st.sampled_from([0.3, 1.0, 4.0]))
+def test_one_logit_is_that_of_the_second_class(values: list[float], temperature: float) -> None:
+    logits = np.array(values)[:, np.newaxis]
+    found = probabilities(class_logits(logits), temperature)
+    np.testing.assert_allclose(found[:, 1], 1 / (1 + np.exp(-logits[:, 0] / temperature)), rtol=1e-12)
+    assert class_logits(found) is not None and class_logits(found).shape == found.shape
+
+
+def test_the_positive_probability_is_summed_as_scoring_does() -> None:
+    answers = np.array([[0.1, 0.2, 0.7], [0.25, 0.5000001, 0.25]], np.float32)
+    found = sum_positive(answers, [1, 2])
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, [np.float32(min(1.0, float(row[1]) + float(row[2]))) for row in answers])
 
 
 @pytest.mark.parametrize(("truth", "target"), [([False, False], 0.95), ([True, False], 0.0), ([True, False], 1.1)])
