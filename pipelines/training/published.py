@@ -74,11 +74,13 @@ class ClassText:
         name: As the paper calls it.
         description: One sentence on what its images show.
         written_by: `paper`, or `us` where the sentence is general knowledge and not the paper's.
+        images: How many the paper has of it; None where that is not known.
     """
 
     name: str
     description: str
     written_by: str
+    images: int | None = None
 
 
 @dataclass(frozen=True)

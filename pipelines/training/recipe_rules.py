@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.errors import UsageError
+from pipelines.images.augment import FILLS, FLIPS
 from pipelines.models.backbones import BACKBONES, MAX_ALPHA, MAX_SIZE, BackboneSpec
 from pipelines.models.heads import ACTIVATIONS, POOLINGS
 from pipelines.training.measures import METRIC_NAMES
@@ -16,8 +17,6 @@ from pipelines.training.measures import METRIC_NAMES
 Value = str | int | float | bool | tuple[str, ...]
 
 LOSSES = ("categorical_crossentropy", "binary_crossentropy")
-FLIPS = ("none", "horizontal", "vertical", "both")
-FILLS = ("nearest", "reflect", "wrap", "constant")
 NO_AUGMENTATION: dict[str, Value] = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0, "flip": "none"}
 """The keys that change training images, with the value at which each changes nothing."""
 
@@ -95,7 +94,7 @@ RULES: dict[str, Rule] = {
     ),
     "learning_rate": _rate("size of a step, before schedule and plateau"),
     "schedule": _one_of(("constant", "cosine"), "whether the learning rate stays or falls along a half cosine to 0"),
-    "warmup_epochs": _whole(0, 100_000, "epochs over which the learning rate first rises from 0"),
+    "warmup_epochs": _whole(0, 100_000, "epochs, after the first phase, over which the learning rate rises from 0"),
     "head_epochs": _whole(0, 100_000, "a first phase of so many of the epochs, in which the head alone is trained"),
     "head_learning_rate": _rate("learning rate of that first phase; without one it has no effect"),
     "epochs": _whole(1, 100_000, "at most so many passes over the training part"),
@@ -109,8 +108,8 @@ RULES: dict[str, Rule] = {
     ),
     "rotation": _number(0.0, 180.0, "training images are turned by up to so many degrees either way"),
     "shift": _number(0.0, 0.5, "moved by up to this share of their side, along both axes"),
-    "shear": _number(0.0, 0.5, "sheared by up to this tangent"),
-    "zoom": _number(0.0, 0.9, "scaled by a factor from 1 - zoom to 1 + zoom"),
+    "shear": _number(0.0, 0.5, "leant to either side by up to this tangent of the angle"),
+    "zoom": _number(0.0, 0.9, "scaled by a factor from 1 - zoom to 1 + zoom, each axis by its own"),
     "flip": _one_of(FLIPS, "mirrored at random"),
     "fill": _one_of(FILLS, "what stands where a moved image leaves a gap; `constant` is black"),
     "variants": _whole(
@@ -270,5 +269,5 @@ def _wrong(key: str, value: object) -> UsageError:
 
 def _nearest(said: object, names: tuple[str, ...]) -> str:
     """What was probably meant, as a sentence with a space behind it; empty where nothing is near."""
-    near = difflib.get_close_matches(said, names, n=1) if isinstance(said, str) else []
+    near = difflib.get_close_matches(said.lower(), names, n=1) if isinstance(said, str) else []
     return f"Did you mean {near[0]}? " if near else ""
