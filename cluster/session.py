@@ -30,11 +30,15 @@ class ClusterSize:
         cpus: Processor cores that Ray schedules on, all nodes together; at least 1.
         nodes: Nodes alive.
         local: True where Ray runs on this machine for this command only.
+        node_cpus: Processor cores of each node.
+        node_gpus: GPUs of each node, in the same order.
     """
 
     cpus: int
     nodes: int
     local: bool
+    node_cpus: tuple[int, ...]
+    node_gpus: tuple[int, ...]
 
 
 def usable_cores() -> int:
@@ -70,6 +74,14 @@ def start_or_join(address: str) -> Iterator[ClusterSize]:
             yield size
 
 
+def _size(ray: Any, local: bool) -> ClusterSize:
+    """Ask Ray what it has."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = tuple(int(resources.get("CPU", 0)) for resources in alive)
+    gpus = tuple(int(resources.get("GPU", 0)) for resources in alive)
+    return ClusterSize(max(1, sum(cpus)), len(alive), local, cpus, gpus)
+
+
 @contextlib.contextmanager
 def _local_ray() -> Iterator[ClusterSize]:
     cores = usable_cores()
@@ -94,7 +106,7 @@ def _local_ray() -> Iterator[ClusterSize]:
                     "Run `nightread doctor` to see what it lacks (memory, disk, free ports).",
                 ) from error
             try:
-                yield ClusterSize(cpus=cores, nodes=1, local=True)
+                yield _size(ray, local=True)
             finally:
                 ray.shutdown()
         finally:
@@ -119,11 +131,7 @@ def _joined_ray(address: str) -> Iterator[ClusterSize]:
                 "Check the address, the token (RAY_AUTH_TOKEN) and that Ray's version is the same there.",
             ) from error
         try:
-            yield ClusterSize(
-                cpus=max(1, int(ray.cluster_resources().get("CPU", 1))),
-                nodes=sum(1 for node in ray.nodes() if node["Alive"]),
-                local=False,
-            )
+            yield _size(ray, local=False)
         finally:
             ray.shutdown()
 

@@ -1,0 +1,234 @@
+"""A fit on the workers of a Ray cluster: Ray Train starts them, TensorFlow joins them, the driver hears each epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+
+from pipelines.errors import NightreadError, TryLater
+from pipelines.models.backbones import import_keras
+from pipelines.training.history import Row
+from pipelines.training.job import FitJob
+from pipelines.training.loop import FitResult, finished_fit, fit_job
+from pipelines.training.resources import Resources
+from pipelines.training.steps import Place
+
+MOST_DEATHS = 3
+"""So many deaths of workers in a row without one more epoch end the fit."""
+SECONDS_BETWEEN_LOOKS = 0.1
+PR_SET_PDEATHSIG = 1
+
+_TRAIN_SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # how soon the end, or a death, is seen; 2 s otherwise
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+class Mailbox:
+    """What workers say to the driver; Ray runs it as an actor."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+
+    def tell(self, row: Row) -> None:
+        """Put a row of the history in."""
+        self._rows.append(row)
+
+    def take(self) -> list[Row]:
+        """Take all out that is in."""
+        rows, self._rows = self._rows, []
+        return rows
+
+
+def train_on_ray(job: FitJob, resources: Resources, tell: Callable[[Row], None]) -> FitResult:
+    """Train on the cluster that this process is connected to.
+
+    A worker that dies has the whole group started anew, from the checkpoint. What the workers raise as an error of
+    ours is raised here, as they raised it.
+
+    Args:
+        job: What to train on what.
+        resources: As `choose_resources` answers.
+        tell: Called with each row of the history, once.
+
+    Raises:
+        UsageError: If the loss stops being a number.
+        TryLater: If workers die again and again, or the cluster does not give them room.
+    """
+    earlier = finished_fit(job)
+    if earlier is not None:
+        for row in earlier.history:
+            tell(row)
+        return earlier
+    import_keras()  # Ray Train imports TensorFlow, and would do it aloud
+    told, deaths = 0, 0
+    while True:
+        before = told
+        failure, told = _fit_once(job, resources, tell, told)
+        if failure is None:
+            break
+        deaths = deaths + 1 if told == before else 1
+        _raise_understood(failure)
+        if deaths >= MOST_DEATHS:
+            raise TryLater(
+                f"A training worker died {deaths} times in epoch {told + 1}, and no epoch was finished between.",
+                "See whether the machine has memory enough; the same command goes on after the last checkpoint.",
+            ) from failure
+    result = finished_fit(job)
+    if result is None:
+        raise TryLater(f"The checkpoint {job.checkpoint} is not there any more.", "Run the same command again.")
+    return result
+
+
+def _fit_once(
+    job: FitJob, resources: Resources, tell: Callable[[Row], None], told: int
+) -> tuple[Exception | None, int]:
+    """Start a group of workers and wait for its end.
+
+    Returns:
+        What it failed with, and the last epoch that was told.
+    """
+    mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
+    failures: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            _run_trainer(job, resources, mailbox)
+        except Exception as error:
+            failures.append(error)
+
+    def hear() -> None:
+        nonlocal told
+        for row in ray.get(mailbox.take.remote()):
+            if row["epoch"] > told:
+                told = int(row["epoch"])
+                tell(row)
+
+    # Ray Train takes Ctrl-C over where it runs in the main thread; it is ours.
+    thread = threading.Thread(target=fit, name="fit", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(SECONDS_BETWEEN_LOOKS)
+            hear()
+        hear()
+    finally:
+        ray.kill(mailbox)  # a worker that still runs fails when it tells its next epoch
+    return (failures[0] if failures else None), told
+
+
+def _run_trainer(job: FitJob, resources: Resources, mailbox: Any) -> None:
+    with _settings(), tempfile.TemporaryDirectory(prefix="nightread-train-") as folder:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.tensorflow import TensorflowTrainer
+
+        trainer = TensorflowTrainer(
+            _work,
+            train_loop_config={"job": job, "resources": resources, "mailbox": mailbox},
+            scaling_config=ScalingConfig(
+                num_workers=resources.workers,
+                use_gpu=resources.gpus > 0,
+                resources_per_worker={"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {}),
+            ),
+            # Restarts are counted here: an error of ours must not be tried again, and an epoch done forgives a death.
+            run_config=RunConfig(
+                name="fit",
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            ),
+        )
+        trainer.fit()
+
+
+@contextlib.contextmanager
+def _settings() -> Iterator[None]:
+    """What Ray Train reads from the driver's environment."""
+    before = {name: os.environ.get(name) for name in _TRAIN_SETTINGS}
+    os.environ.update(_TRAIN_SETTINGS)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _work(config: dict[str, Any]) -> None:
+    """What each worker runs."""
+    from ray.train import get_context
+
+    _end_with_parent()
+    # Ray asks for the Keras of old, which our models are not.
+    os.environ["TF_USE_LEGACY_KERAS"] = "0"
+    job, resources, mailbox = config["job"], config["resources"], config["mailbox"]
+    context: Any = get_context()
+    workers, rank = context.get_world_size(), context.get_world_rank()
+    strategy = _join(workers, resources)
+    place = Place(strategy, rank, workers, resources.cpus)
+    fit_job(job, place, lambda row: ray.get(mailbox.tell.remote(row)))
+
+
+def _join(workers: int, resources: Resources) -> Any:
+    """Have TensorFlow use what this worker was given, and join the others.
+
+    Returns:
+        The strategy; None for one worker.
+    """
+    import_keras()
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(resources.cpus)
+    # With one thread for whole operations, one that waits for other workers would block what they wait for.
+    tf.config.threading.set_inter_op_parallelism_threads(max(2, resources.cpus))
+    for card in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(card, True)
+    tf.config.experimental.enable_op_determinism()
+    return tf.distribute.MultiWorkerMirroredStrategy() if workers > 1 else None
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this worker with its node's daemon, in whatever it is waiting for a dead peer."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _raise_understood(failure: Exception) -> None:
+    """Raise what the same command would only meet again; return where a worker just died."""
+    from ray.train import ControllerError, WorkerGroupError
+
+    if isinstance(failure, WorkerGroupError):
+        errors = list(failure.worker_failures.values())
+        for error in errors:
+            if isinstance(error, NightreadError):
+                raise error from failure
+        lost = [error for error in errors if _is_loss(error)]
+        if not lost:
+            raise failure  # a defect of ours in the worker: its traceback belongs on the screen
+    elif isinstance(failure, ControllerError):
+        name = type(failure.controller_failure).__name__
+        if name == "WorkerGroupStartupTimeoutError":
+            raise TryLater(
+                "The cluster gave the training workers no room within a minute.",
+                "Wait until others are done, or say fewer --workers.",
+            ) from failure
+    elif not isinstance(failure, ray.exceptions.RayError):
+        raise failure
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether a worker died, or failed because another one did."""
+    if type(error).__module__.startswith("tensorflow"):
+        return type(error).__name__ in ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError")
+    return isinstance(error, ray.exceptions.RayError) or type(error).__module__.startswith("ray.")

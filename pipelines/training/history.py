@@ -1,0 +1,79 @@
+"""The history of a fit: a row an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.training.measures import measure
+
+HISTORY_FIGURES = {
+    "loss": "log_loss",
+    "accuracy": "accuracy",
+    "precision": "ppv",
+    "recall": "sensitivity",
+    "roc_auc": "roc_auc",
+}
+"""Column of the history (for validation with `val_` before it): the figure that it holds."""
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a network said to a set of images.
+
+    Attributes:
+        logits: float32 `[N, K]`, or `[N, 1]` of the second of two classes.
+        labels: int64 `[N]`.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def figures(self, positive: Sequence[int]) -> dict[str, float]:
+        """All figures by name."""
+        return measure(class_probabilities(self.logits), self.labels, positive)
+
+
+def class_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Softmax of `[N, K]`; of one unit its sigmoid and what is left. float64 `[N, K]`, rows sum to 1."""
+    wide = np.asarray(logits, np.float64)
+    if wide.shape[1] == 1:
+        wide = np.concatenate([np.zeros_like(wide), wide], axis=1)
+    raised = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float64)
+
+
+def history_row(
+    epoch: int, loss: float, train: dict[str, float], validation: dict[str, float], learning_rate: float, seconds: float
+) -> Row:
+    """The row of an epoch: `epoch`, the figures of `HISTORY_FIGURES`, `learning_rate`, `seconds`.
+
+    The training figures are those of the steps themselves, as Keras shows them: with dropout, augmentation and the
+    weights of each step, the loss with class weights and smoothing. Validation's are those of the epoch's weights,
+    its loss the plain log loss.
+
+    Args:
+        epoch: From 1.
+        loss: Mean training loss.
+        train: Figures of the training steps.
+        validation: Figures of validation.
+        learning_rate: Of the last step.
+        seconds: Of the epoch.
+    """
+    row: Row = {"epoch": epoch}
+    for prefix, figures in (("", train), ("val_", validation)):
+        row.update({prefix + column: figures[name] for column, name in HISTORY_FIGURES.items()})
+    row |= {"loss": loss, "learning_rate": learning_rate, "seconds": seconds}
+    return row
+
+
+def history_csv(history: Sequence[Row]) -> bytes:
+    """The history as CSV, one line an epoch, columns as in `history_row`."""
+    lines = [",".join(history[0])]
+    lines += [",".join(f"{value:.7g}" for value in row.values()) for row in history]
+    return ("\n".join(lines) + "\n").encode()

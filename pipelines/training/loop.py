@@ -1,0 +1,329 @@
+"""One fit, from arrays to the weights to keep: the same loop for every recipe, for one worker or many."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.errors import TryLater, UsageError
+from pipelines.models.backbones import build_architecture, weights_from_bytes
+from pipelines.models.cut import cut_backbone
+from pipelines.models.heads import build_head
+from pipelines.storage import files
+from pipelines.training import checkpoint
+from pipelines.training.batches import EpochPlan, plan_epoch, worker_rows
+from pipelines.training.checkpoint import Array, Keeper, Standing
+from pipelines.training.feeding import Feeder, TrainingArrays, open_arrays
+from pipelines.training.history import Answers, Row, history_row
+from pipelines.training.job import FitJob
+from pipelines.training.network import backbone_spec, head_spec
+from pipelines.training.schedules import is_better, is_over, learning_rates
+from pipelines.training.steps import Place, Rates, Stepper, input_function
+from pipelines.training.trainee import Trainee, build_trainee, build_trainee_for_worker
+
+Tell = Callable[[Row], None]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training left.
+
+    Attributes:
+        history: One row an epoch.
+        best_epoch: The epoch (from 1) whose weights are kept.
+        metric_defined: False where the recipe's metric was no number after any epoch; then the last epoch's are kept.
+        variables: The kept weights, in the order of `Trainee.variables`.
+    """
+
+    history: tuple[Row, ...]
+    best_epoch: int
+    metric_defined: bool
+    variables: tuple[Array, ...]
+
+
+def finished_fit(job: FitJob) -> FitResult | None:
+    """What an earlier fit of the same job left, if it came to its end."""
+    standing = checkpoint.load(job.checkpoint, job.key())
+    return _result(standing, job) if standing and standing.finished else None
+
+
+def _result(standing: Standing, job: FitJob) -> FitResult:
+    kept = standing.best_epoch if job.recipe.restore_best and standing.best_epoch else standing.epoch
+    return FitResult(standing.history, kept, standing.best_epoch > 0, standing.variables)
+
+
+def fit_job(job: FitJob, place: Place, tell: Tell) -> FitResult:
+    """Train to the end, from the checkpoint where there is one.
+
+    Every worker of the place calls it with the same job; the history is the first one's.
+
+    Args:
+        job: What to train on what.
+        place: Which worker this is.
+        tell: Called on the first worker with each row of the history, those of the checkpoint among them.
+
+    Raises:
+        UsageError: If the loss stops being a number, naming the epoch and the batch.
+        TryLater: If the disk is full or storage does not answer.
+    """
+    finished = finished_fit(job)
+    if finished is not None:
+        for row in finished.history if place.leads else ():
+            tell(row)
+        return finished
+    with tempfile.TemporaryDirectory(prefix="nightread-fit-") as folder:
+        arrays = open_arrays(job, folder)
+        with place.strategy.scope():
+            trainee = worker_trainee(job, arrays.size)
+        return _Fit(job, place, trainee, arrays).run(tell)
+
+
+def worker_trainee(job: FitJob, size: int) -> Trainee:
+    """Build the trained part as a job describes it, with its first weights.
+
+    Args:
+        job: Says which network, and whether the inputs are pixels.
+        size: D of the inputs.
+    """
+    spec, heads = backbone_spec(job.recipe), head_spec(job.recipe, job.classes)
+    weights = files.read_bytes(job.backbone_weights) if job.backbone_weights else None
+    if job.pixels and weights is not None:
+        trainee = _on_pixels(job, weights)
+    else:
+        trainee = build_trainee_for_worker(spec, heads, job.recipe.trainable_layers, weights, job.seed, size)
+    if job.start:
+        trainee.assign(checkpoint.load_arrays(job.start))
+    return trainee
+
+
+def _on_pixels(job: FitJob, weights: bytes) -> Trainee:
+    """A trainee whose neck takes pixels, its frozen lower part before the trained one."""
+    heads = head_spec(job.recipe, job.classes)
+    backbone = build_architecture(backbone_spec(job.recipe))
+    weights_from_bytes(backbone, weights)
+    cut = cut_backbone(backbone, job.recipe.trainable_layers, heads.pooling)
+    width = cut.size if not cut.layers else _pooled(backbone, heads.pooling)
+    trainee = build_trainee(cut, build_head(heads, (width,), job.seed), heads)
+    lower = cut.lower
+    if lower is None:
+        return trainee
+
+    def neck(batch: Any, training: bool = False) -> Any:
+        return trainee.neck(lower(batch, training=False), training=training)
+
+    return replace(trainee, neck=neck)
+
+
+def _pooled(backbone: Any, pooling: str) -> int:
+    height, width, channels = backbone.output_shape[1:]
+    return int(height * width * channels if pooling == "flatten" else channels)
+
+
+@contextlib.contextmanager
+def _swapped(trainee: Trainee, arrays: Sequence[Array]) -> Iterator[None]:
+    """Have a trainee hold other weights for a while; none given, its own."""
+    if not arrays:
+        yield
+        return
+    own = trainee.arrays()
+    trainee.assign(arrays)
+    try:
+        yield
+    finally:
+        trainee.assign(own)
+
+
+class _Fit:
+    """A fit on one worker.
+
+    Args:
+        job: What.
+        place: Which worker.
+        trainee: Built within the place's strategy.
+        arrays: Its images.
+    """
+
+    def __init__(self, job: FitJob, place: Place, trainee: Trainee, arrays: TrainingArrays) -> None:
+        import tensorflow as tf
+
+        self._job, self._recipe, self._place, self._trainee = job, job.recipe, place, trainee
+        self._labels, self._validation_labels = arrays.labels, arrays.validation_labels
+        self._units = int(trainee.logits.units)
+        self._feeder = Feeder(
+            job, arrays, rank=place.rank, workers=place.workers, threads=place.threads, to_memory=tf.constant
+        )
+        averaged = trainee.arrays() if self._recipe.weight_averaging else []
+        self._averages = [tf.Variable(array, trainable=False) for array in averaged]
+        self._answer = self._answer_function()
+        self._keeper = Keeper(job.checkpoint, job.key())
+
+    def run(self, tell: Tell) -> FitResult:
+        """Train to the end."""
+        standing, stepper = self._first_standing(), None
+        for row in standing.history if self._place.leads else ():
+            tell(row)
+        while not standing.finished:
+            if stepper is None or standing.epoch == self._recipe.head_epochs:
+                stepper = self._stepper(standing)
+            standing = self._after_epoch(standing, stepper, tell)
+            if self._place.leads and (standing.finished or self._keeper.due()):
+                self._keeper.keep(standing if standing.finished else self._with_arrays(standing, stepper))
+        return _result(standing, self._job)
+
+    def _first_standing(self) -> Standing:
+        """Where to begin: at the checkpoint, the same for all workers."""
+        standing = checkpoint.load(self._job.checkpoint, self._job.key()) or Standing()
+        if self._place.from_leader([standing.epoch]) != [standing.epoch]:
+            raise TryLater("The workers do not see the same checkpoint.", "Run the same command again.")
+        if standing.variables:
+            self._trainee.assign(standing.variables)
+            for variable, array in zip(self._averages, standing.average, strict=True):
+                variable.assign(array)
+        return standing
+
+    def _stepper(self, standing: Standing) -> Stepper:
+        """The optimizer of the phase that comes next, fresh or as it was."""
+        head_only = standing.epoch < self._recipe.head_epochs
+        stepper = Stepper(self._trainee, self._job, self._place, self._averages, head_only)
+        if standing.epoch not in (0, self._recipe.head_epochs):
+            stepper.assign(standing.optimizer)
+        return stepper
+
+    def _with_arrays(self, standing: Standing, stepper: Stepper) -> Standing:
+        averages = tuple(np.array(one.numpy()) for one in self._averages)
+        return replace(standing, variables=tuple(self._trainee.arrays()), optimizer=stepper.arrays(), average=averages)
+
+    def _after_epoch(self, before: Standing, stepper: Stepper, tell: Tell) -> Standing:
+        """Train one epoch and judge it."""
+        began, epoch = time.monotonic(), before.epoch + 1
+        plan = plan_epoch(
+            self._labels,
+            seed=self._job.seed,
+            epoch=epoch,
+            batch_size=self._recipe.batch_size,
+            oversample=self._recipe.class_balance == "oversample",
+            mixup=self._recipe.mixup,
+        )
+        rates = self._rates(before, epoch, plan)
+        loss, train = self._train(stepper, plan, epoch, rates)
+        with self._averaged_weights():
+            validation = self._validate()
+            row, judged, watched = self._judge(epoch, loss, train, validation, float(rates.learning[-1]), began)
+            better = is_better(self._recipe.metric, judged, before.best_value)
+            best = tuple(self._trainee.arrays()) if better else before.best
+            best_epoch = epoch if better else before.best_epoch
+            finished = is_over(self._recipe, epoch, best_epoch)
+            kept: tuple[Array, ...] = ()
+            if finished:
+                kept = best if self._recipe.restore_best and best else tuple(self._trainee.arrays())
+        if self._place.leads:
+            tell(row)
+        in_second_phase = epoch > self._recipe.head_epochs
+        return Standing(
+            epoch=epoch,
+            step=before.step + plan.steps,
+            history=(*before.history, row),
+            best_epoch=best_epoch,
+            best_value=judged if better else before.best_value,
+            plateau=before.plateau.after(watched, self._recipe)
+            if self._recipe.reduce_on_plateau and in_second_phase
+            else before.plateau,
+            finished=finished,
+            variables=kept,
+            best=() if finished else best,
+        )
+
+    def _rates(self, before: Standing, epoch: int, plan: EpochPlan) -> Rates:
+        """Learning rate and averaging of each step.
+
+        The averaged weights follow at first faster than the recipe says, at (1 + t) / (10 + t) after t steps, so that
+        the network's first weights do not stay in them.
+        """
+        done = before.step + np.arange(plan.steps)
+        averaging = np.minimum(self._recipe.weight_averaging, (1 + done) / (10 + done))
+        learning = learning_rates(self._recipe, epoch, plan.steps)
+        factor = before.plateau.factor if epoch > self._recipe.head_epochs else 1.0
+        return Rates((learning * factor).astype(np.float32), averaging.astype(np.float32))
+
+    def _train(self, stepper: Stepper, plan: EpochPlan, epoch: int, rates: Rates) -> tuple[float, Answers]:
+        """The steps of an epoch: their mean loss and what they answered, in the order of the plan."""
+        logits = np.zeros((len(plan.rows), self._units), np.float32)
+        total = 0.0
+        for fed in self._feeder.blocks(plan, epoch):
+            first = fed.block.first_step
+            steps = slice(first, first + len(fed.block.sizes))
+            own, logits[fed.block.places] = stepper.run(fed, plan, Rates(rates.learning[steps], rates.averaging[steps]))
+            losses = self._place.add(own)
+            _refuse_nan(losses, epoch, first, plan.steps)
+            total += float(losses.astype(np.float64) @ fed.block.sizes)
+        labels = self._main_labels(plan)
+        return total / len(plan.rows), Answers(self._place.add(logits), labels)
+
+    def _main_labels(self, plan: EpochPlan) -> NDArray[np.int64]:
+        """The label of each image; of a mixture that of its greater share."""
+        labels = self._labels[plan.rows]
+        if plan.partners is None or plan.shares is None:
+            return labels
+        return np.where(plan.shares >= 0.5, labels, labels[plan.partners])
+
+    def _answer_function(self) -> Any:
+        import tensorflow as tf
+
+        prepared, trainee, strategy = input_function(self._job), self._trainee, self._place.strategy
+
+        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+        def answer(data: Any) -> Any:
+            def one(rows: Any) -> Any:
+                return trainee.answer(prepared(rows, tf.range(tf.shape(rows)[0])))
+
+            return strategy.experimental_local_results(strategy.run(one, args=(data,)))[0]
+
+        return answer
+
+    def _validate(self) -> Answers:
+        """The answers to the validation images; each worker computes a part."""
+        import tensorflow as tf
+
+        logits = np.zeros((len(self._validation_labels), self._units), np.float32)
+        low, _ = worker_rows(len(self._validation_labels), self._place.rank, self._place.workers)
+        for piece in self._feeder.validation():
+            answers = np.asarray(self._answer(tf.convert_to_tensor(piece)))
+            logits[low : low + len(answers)] = answers
+            low += len(answers)
+        return Answers(self._place.add(logits), self._validation_labels)
+
+    def _averaged_weights(self) -> Any:
+        return _swapped(self._trainee, [np.array(one.numpy()) for one in self._averages])
+
+    def _judge(
+        self, epoch: int, loss: float, train: Answers, validation: Answers, learning_rate: float, began: float
+    ) -> tuple[Row, float, float]:
+        """The row of the history, the figure that chooses the epoch and the one that the plateau watches.
+
+        The first worker measures for all, so that none decides otherwise by a rounding of its own.
+        """
+        row: Row = {}
+        judged = watched = 0.0
+        if self._place.leads:
+            figures = validation.figures(self._job.positive)
+            seconds = time.monotonic() - began
+            row = history_row(epoch, loss, train.figures(self._job.positive), figures, learning_rate, seconds)
+            judged, watched = figures[self._recipe.metric], figures[self._recipe.reduce_metric]
+        judged, watched = self._place.from_leader([judged, watched])
+        return row, judged, watched
+
+
+def _refuse_nan(losses: NDArray[np.float32], epoch: int, first_step: int, steps: int) -> None:
+    wrong = np.flatnonzero(~np.isfinite(losses))
+    if len(wrong):
+        raise UsageError(
+            f"The loss is no number any more, at epoch {epoch}, batch {first_step + wrong[0] + 1} of {steps}.",
+            "Lower the learning rate: --set learning_rate=…",
+        )
