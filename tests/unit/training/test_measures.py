@@ -4,9 +4,18 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn import metrics
 
-from pipelines.training.measures import METRIC_NAMES, classification_report, confusion_matrix, measure, roc_auc_interval
+from pipelines.training.measures import (
+    LOWER_IS_BETTER,
+    METRIC_NAMES,
+    classification_report,
+    confusion_matrix,
+    measure,
+    roc_auc_interval,
+)
 
 
 def sample(classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,6 +59,24 @@ def test_three_classes_agree_with_scikit_learn() -> None:
     assert figures["mcc"] == pytest.approx(metrics.matthews_corrcoef(truth, called))
     assert figures["log_loss"] == pytest.approx(metrics.log_loss(truth, p))
     assert (confusion_matrix(called, truth, 3) == metrics.confusion_matrix(truth, called)).all()
+
+
+@settings(max_examples=25)
+@given(st.integers(2, 5), st.integers(0, 2**31 - 1))
+def test_every_figure_depends_on_the_images_and_not_on_their_order_or_number(classes: int, seed: int) -> None:
+    """So that any of them may judge an epoch: twice the same images, in another order, are judged alike."""
+    p, truth = sample(classes, seed)
+    rows = np.random.default_rng(seed + 1).permutation(np.tile(np.arange(len(truth)), 2))
+    assert measure(p[rows], truth[rows], [1]) == pytest.approx(measure(p, truth, [1]), abs=1e-9)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_perfect_answer_is_the_best_of_every_figure(classes: int) -> None:
+    p, truth = sample(classes, 3)
+    perfect = measure(np.eye(classes)[truth], truth, [0])
+    for name, value in measure(p, truth, [0]).items():
+        assert perfect[name] <= value if name in LOWER_IS_BETTER else perfect[name] >= value
+        assert perfect[name] == pytest.approx(0.0 if name in LOWER_IS_BETTER else 1.0, abs=1e-9)
 
 
 def test_what_the_data_do_not_define_is_nan() -> None:
