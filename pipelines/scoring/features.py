@@ -1,14 +1,16 @@
-"""Features are scores of a headless model: the same actors, the same kernel, another kind of row."""
+"""What training keeps of images: features, what crosses a cut, or pixels, each also of moved copies.
+
+They are scores of a headless model: the same actors, another kind of row.
+"""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
-import tempfile
+import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,17 +18,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.errors import IMAGE_ERRORS
-from pipelines.models.runtime import ScorerIO
+from pipelines.images.augment import Augmentation, image_key
+from pipelines.images.preprocess import Prepared, Preprocessing
+from pipelines.models.runtime import Scorer, ScorerIO
 from pipelines.predictions.runs import RunFolder
 from pipelines.scoring import parts
 from pipelines.scoring.config import SHARDS_PER_GROUP, PoolSize
 from pipelines.scoring.gate import PartMissing
 from pipelines.scoring.parts import PlanFile
 from pipelines.scoring.report import ScoreProgress, Tally
-from pipelines.scoring.scorer import FeatureMaker, Receipt, ShardWork
+from pipelines.scoring.scorer import FeatureMaker, Kernel, Receipt, ShardWork
 from pipelines.storage import files
 
-SHARD_SIZE = 32
+MOST_IN_SHARD = 32
+# An actor holds a shard's features about three times while it writes them.
+SHARD_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -46,15 +52,72 @@ class CacheModel:
     dtype: str
 
 
+@dataclass(frozen=True)
+class Variants:
+    """Moved copies that are kept of each image instead of the image itself.
+
+    Copy v of an image is moved by the key (seed, v, its content), so that it depends neither on the other images nor on
+    who computes it.
+
+    Attributes:
+        augmentation: How far they are moved.
+        count: How many of each image, at least 1.
+        seed: Decides the movements.
+    """
+
+    augmentation: Augmentation
+    count: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class CacheKernel:
+    """Answers what is kept of an image: `[size]`, or `[count * size]` with variants one after the other.
+
+    Attributes:
+        cache: What is kept; its `model` may be None, because the actor gets those bytes apart.
+        variants: Which moved copies; None for the image itself.
+    """
+
+    cache: CacheModel
+    variants: Variants | None
+
+    def __call__(self, model: bytes) -> Kernel:
+        """Load the model, if there is one."""
+        how, dtype = self.cache.io, np.dtype(self.cache.dtype)
+        answer = (lambda pixels: pixels.reshape(-1)) if how is None else Scorer(model, how)
+        if self.variants is None:
+            return lambda prepared: _narrowed(answer(prepared.pixels), dtype)
+        augmentation, count, seed = self.variants.augmentation, self.variants.count, self.variants.seed
+
+        def of_variants(prepared: Prepared) -> np.ndarray:
+            kept = np.empty((count, self.cache.size), dtype)
+            content = image_key(prepared.content_sha256)
+            for number in range(count):
+                moved = augmentation.apply(prepared.pixels, (seed, number, content))
+                kept[number] = _narrowed(answer(moved), dtype)
+            return kept.reshape(-1)
+
+        return of_variants
+
+
+def _narrowed(numbers: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """As `dtype`; what float16 cannot hold becomes its largest number, and not infinite."""
+    if dtype == np.float16:
+        largest = np.finfo(np.float16).max
+        numbers = np.clip(numbers, -largest, largest)
+    kept: np.ndarray = numbers.astype(dtype, copy=False)
+    return kept
+
+
 def compute_features(
     images: pa.Table,
-    feature_model: bytes,
-    io: ScorerIO,
-    size: int,
+    cache: CacheModel,
     input_size: int,
     work_folder: str,
     connect: Callable[[], AbstractContextManager[Any]],
     tell: Callable[[ScoreProgress], None],
+    variants: Variants | None = None,
 ) -> pa.Table:
     """Features of labelled images, computed by the actors that score archives.
 
@@ -62,33 +125,57 @@ def compute_features(
 
     Args:
         images: image_uri, image_version; one row an image.
-        feature_model: LiteRT bytes, uint8 `[1, S, S, 3]` to float32 `[D]`.
-        io: How the model is fed and read.
-        size: D.
+        cache: What is kept of each image.
         input_size: S.
         work_folder: Where parts are kept, safe to delete.
         connect: Starts or joins Ray; not called where all parts are there.
         tell: Called with progress.
+        variants: Moved copies to keep instead of the images themselves.
 
     Returns:
-        The rows of `feature_rows`, in the order of `images`.
+        The rows of `feature_rows`, in the order of `images`; `features` is fixed_size_list<dtype>[D], or [V*D] with
+        variants one after the other.
+
+    Raises:
+        TryLater: If the disk is full or storage fails; what was finished is kept.
+        UsageError: If the work folder cannot be written.
     """
-    folder = RunFolder(work_folder, f"features-{_key(images, feature_model)}")
-    _write_plan(images, folder)
+    count = variants.count if variants else 1
+    width = count * cache.size * np.dtype(cache.dtype).itemsize
+    folder = RunFolder(work_folder, f"features-{_key(images, cache, input_size, variants)}")
+    _write_plan(images, folder, max(1, min(MOST_IN_SHARD, SHARD_BYTES // width)))
     with parts.open_plan(folder) as plan:
         _forget_passing_failures(folder)
         missing = parts.missing_shards(folder, plan)
         if missing:
-            work = ShardWork(folder, _session(), input_size, io, FeatureMaker(size))
+            kernel = CacheKernel(replace(cache, model=None), variants)
+            work = ShardWork(folder, _session(), input_size, kernel, FeatureMaker(width))
             with connect() as cluster:
-                _score(work, feature_model, missing, plan, cluster.cpus, tell)
+                _score(work, cache.model or b"", missing, plan, cluster.cpus, tell)
         tables = [parts.read_part(folder, shard) for shard in range(plan.shards)]
     rows = pa.concat_tables([table for table in tables if table is not None])
     if not rows.column("image_uri").combine_chunks().equals(images.column("image_uri").combine_chunks()):
         raise PartMissing(
             f"The features in {folder.root} are not those of the images.", "Remove that folder; it is safe to delete."
         )
-    return rows
+    place = rows.schema.get_field_index("features")
+    return rows.set_column(place, "features", _as_numbers(rows.column("features"), cache.dtype, count * cache.size))
+
+
+def _as_numbers(column: pa.ChunkedArray, dtype: str, length: int) -> pa.ChunkedArray:
+    """From fixed_size_binary to fixed_size_list<dtype>[length], without a copy."""
+    kind = pa.from_numpy_dtype(np.dtype(dtype))
+    wanted = pa.list_(kind, length)
+    lists = []
+    for chunk in column.chunks:
+        validity, data = chunk.buffers()
+        numbers = pa.Array.from_buffers(kind, (chunk.offset + len(chunk)) * length, [None, data])
+        lists.append(
+            pa.Array.from_buffers(
+                wanted, len(chunk), [validity], null_count=chunk.null_count, offset=chunk.offset, children=[numbers]
+            )
+        )
+    return pa.chunked_array(lists, wanted)
 
 
 def _forget_passing_failures(folder: RunFolder) -> None:
@@ -120,8 +207,13 @@ def _score(
     graph.score_shards(work, model, missing, plan, graph.Pool(least, most), on_receipt)
 
 
-def _key(images: pa.Table, model: bytes) -> str:
-    digest = hashlib.sha256(model)
+def _key(images: pa.Table, cache: CacheModel, input_size: int, variants: Variants | None) -> str:
+    """What the features depend on: pixels, model, how they are kept, how they are moved, which images."""
+    digest = hashlib.sha256(cache.model or b"")
+    digest.update(f"{Preprocessing(input_size).id} {cache.size} {cache.dtype}\0".encode())
+    if variants is not None:
+        # Another release of numpy may draw other movements.
+        digest.update(f"{variants} numpy {np.__version__}\0".encode())
     for column in ("image_uri", "image_version"):
         for value in images.column(column).to_pylist():
             digest.update(value.encode() + b"\0")
@@ -133,10 +225,9 @@ def _session() -> int:
     return int(datetime.datetime.now(datetime.UTC).timestamp() * 1000)
 
 
-def _write_plan(images: pa.Table, folder: RunFolder) -> None:
-    shard = pa.array(np.arange(images.num_rows, dtype=np.int32) // SHARD_SIZE)
+def _write_plan(images: pa.Table, folder: RunFolder, in_shard: int) -> None:
+    shard = pa.array(np.arange(images.num_rows, dtype=np.int32) // in_shard)
     plan = images.select(["image_uri", "image_version"]).add_column(0, "shard", shard)
-    with tempfile.TemporaryDirectory(prefix="nightread-plan-") as temporary:
-        path = Path(temporary) / "plan.parquet"
-        pq.write_table(plan, path, row_group_size=SHARD_SIZE * SHARDS_PER_GROUP)
-        files.put(str(path), folder.plan)
+    buffer = io.BytesIO()
+    pq.write_table(plan, buffer, row_group_size=in_shard * SHARDS_PER_GROUP)
+    files.write_atomic(folder.plan, buffer.getvalue())

@@ -147,31 +147,28 @@ def _versions(images: pa.Table, outcomes: Sequence[Outcome], context: RowContext
     return pa.array([o.version or plan for o, plan in zip(outcomes, planned.to_pylist(), strict=True)], pa.string())
 
 
-def feature_rows(images: pa.Table, outcomes: Sequence[Outcome], hashes: Sequence[bytes | None], size: int) -> pa.Table:
+def feature_rows(images: pa.Table, outcomes: Sequence[Outcome], hashes: Sequence[bytes | None], width: int) -> pa.Table:
     """One row of features for each image, in the order of `images`.
 
     Args:
         images: image_uri, image_version.
-        outcomes: What became of each; the answer is the feature vector, float32 `[size]`.
+        outcomes: What became of each; the answer is the image's features.
         hashes: 32 bytes of perceptual hash for each image, None for a failed one.
-        size: Length of the feature vector.
+        width: Length of an answer in bytes.
 
     Returns:
         Columns image_uri, content_sha256, perceptual_hash (binary 32), width, height, mean_intensity, status,
-        error_code, error_message, features (fixed_size_list<float32>[size], null for a failed image).
+        error_code, error_message, features (fixed_size_binary[width], null for a failed image). The numbers are kept
+        as bytes because Parquet takes four bytes for each pixel and ten times as long for lists of them.
     """
     columns = shared_columns(outcomes)
-    flat = np.zeros((len(outcomes), size), np.float32)
-    for row, outcome in enumerate(outcomes):
-        if outcome.answer is not None:
-            flat[row] = outcome.answer
-    missing = pa.array([outcome.answer is None for outcome in outcomes])
+    features = [None if outcome.answer is None else outcome.answer.tobytes() for outcome in outcomes]
     return pa.table(
         {
             "image_uri": images.column("image_uri"),
             "content_sha256": columns.pop("content_sha256"),
             "perceptual_hash": pa.array(hashes, pa.binary(32)),
             **columns,
-            "features": pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), size, mask=missing),
+            "features": pa.array(features, pa.binary(width)),
         }
     )

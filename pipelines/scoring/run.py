@@ -25,7 +25,7 @@ from pipelines.scoring.night import Night, Planned, Tell, check_archive, open_ni
 from pipelines.scoring.parts import PlanFile, PlanLost, open_plan
 from pipelines.scoring.report import RunCounts, ScoreProgress, ScoreReport, Tally
 from pipelines.scoring.rows import RowContext
-from pipelines.scoring.scorer import PredictionMaker, Receipt, ShardWork
+from pipelines.scoring.scorer import PredictionMaker, Receipt, ScoreKernel, ShardWork
 from pipelines.storage import files
 from pipelines.storage.leases import Lease
 
@@ -294,7 +294,7 @@ class _Job:
             folder=folder,
             session=self._lease.number,
             input_size=night.bundle.input_size,
-            io=io,
+            make_kernel=ScoreKernel(io),
             make_rows=PredictionMaker(context),
         )
         done = plan.images - plan.images_of(missing)

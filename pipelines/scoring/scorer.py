@@ -37,7 +37,26 @@ DECODE_SECONDS = 30.0
 # From the second attempt on images are decoded in a child process; after the last one the shard becomes rows.
 ATTEMPTS = 4
 
-Kernel = Callable[[np.ndarray], np.ndarray]
+Kernel = Callable[[Prepared], np.ndarray]
+
+
+class KernelMaker(Protocol):
+    """Makes, in the actor, what turns one prepared image into its answer."""
+
+    def __call__(self, model: bytes) -> Kernel:
+        """Load the model; the answer is what `RowMaker` takes."""
+
+
+@dataclass(frozen=True)
+class ScoreKernel:
+    """Answers what the model answers to the pixels, float32 `[K]`; `io` is how it is fed and read."""
+
+    io: ScorerIO
+
+    def __call__(self, model: bytes) -> Kernel:
+        """Load the model."""
+        scorer = Scorer(model, self.io)
+        return lambda prepared: scorer(prepared.pixels)
 
 
 class RowMaker(Protocol):
@@ -60,14 +79,14 @@ class PredictionMaker:
 
 @dataclass(frozen=True)
 class FeatureMaker:
-    """Makes rows of features for training; `size` is the length of a feature vector."""
+    """Makes rows of features for training; `width` is the length of one image's features in bytes."""
 
-    size: int
+    width: int
 
     def __call__(self, images: pa.Table, outcomes: list[Outcome]) -> pa.Table:
         """Rows as `feature_rows` describes them."""
         hashes = [difference_hash(o.prepared.pixels) if o.prepared else None for o in outcomes]
-        return feature_rows(images, outcomes, hashes, self.size)
+        return feature_rows(images, outcomes, hashes, self.width)
 
 
 @dataclass(frozen=True)
@@ -97,14 +116,14 @@ class ShardWork:
         folder: The run's folder; owns every path.
         session: Which driver this is (the lease's number): attempts are counted for each driver on its own.
         input_size: Side of the model's input in pixels.
-        io: What goes into the model and what comes out.
+        make_kernel: From the model's bytes to what answers for an image.
         make_rows: From outcomes to the part's rows.
     """
 
     folder: RunFolder
     session: int
     input_size: int
-    io: ScorerIO
+    make_kernel: KernelMaker
     make_rows: RowMaker
 
 
@@ -134,14 +153,14 @@ def score_image(blob: Future[Blob], prepare: Callable[[bytes], Prepared], kernel
     Args:
         blob: The bytes, or the failure to read them.
         prepare: Bytes to pixels uint8 `[S, S, 3]`.
-        kernel: Pixels to the model's output, float32 `[K]`.
+        kernel: From the prepared image to its answer.
     """
     version = ""
     try:
         bytes_read = blob.result()
         version = bytes_read.version
         prepared = prepare(bytes_read.data)
-        answer = kernel(prepared.pixels)
+        answer = kernel(prepared)
     except ImageFailure as failure:
         return Outcome(version, failure=failure)
     except MemoryError:
@@ -168,7 +187,7 @@ class ShardScorer:
 
     Args:
         work: What to do.
-        model: Bytes of the LiteRT model.
+        model: Bytes of the LiteRT model; empty where there is none.
     """
 
     def __init__(self, work: ShardWork, model: bytes) -> None:
@@ -176,7 +195,7 @@ class ShardScorer:
         self._reader = ImageReader(LARGEST_FILE)
         self._threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
         self._prepare = Preprocessing(work.input_size).prepare
-        self._kernel = Scorer(model, work.io)
+        self._kernel = work.make_kernel(model)
 
     def score(self, shard: int, images: pa.Table, suspect: bool = False, actor: str = "") -> Receipt:
         """Turn one shard into its part.

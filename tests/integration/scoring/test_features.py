@@ -1,4 +1,4 @@
-"""Features are scores of a headless model: equal to Keras, in the order of the images, kept for the next time."""
+"""What training keeps of images: equal to Keras, in the order of the images, kept for the next time."""
 
 from __future__ import annotations
 
@@ -9,40 +9,76 @@ from pathlib import Path
 
 SCRIPT = """
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 import numpy as np, pyarrow as pa
 from cluster.session import start_or_join
+from pipelines.images.augment import Augmentation, image_key
 from pipelines.images.preprocess import Preprocessing
-from pipelines.models import backbones, compile
+from pipelines.models import backbones, compile, cut
 from pipelines.models.runtime import ScorerIO
-from pipelines.scoring.features import compute_features
+from pipelines.scoring.features import CacheModel, Variants, compute_features
 folder, work = sys.argv[1:3]
 size = 96
 paths = sorted(str(p) for p in Path(folder).iterdir())
 preparation = Preprocessing(size)
-pixels = {p: preparation.prepare(Path(p).read_bytes()).pixels for p in paths if "broken" not in p}
+prepared = {p: preparation.prepare(Path(p).read_bytes()) for p in paths if "broken" not in p}
 backbone = backbones.build_backbone(
     backbones.BackboneSpec("mobilenet_v2", 0.35, size, "backbone"), "none", seed=3,
-    calibration_images=np.stack(list(pixels.values())[:16]))
-model = compile.compile_features(backbone, "avg", size)
-length = 1280
-images = pa.table({"image_uri": paths[::-1], "image_version": ["1-1"] * len(paths)})
-table = compute_features(images, model, ScorerIO(size, length, outputs="features"), length, size, work,
-    lambda: start_or_join("local"), lambda progress: None)
-assert table["image_uri"].to_pylist() == paths[::-1]
-rows = table.to_pylist()
-expected = np.asarray(backbone(np.stack([pixels[r["image_uri"]] for r in rows if r["status"] == "scored"])))
-expected = expected.mean(axis=(1, 2))
-found = np.array([r["features"] for r in rows if r["status"] == "scored"], np.float32)
-assert np.abs(found - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max()), np.abs(found - expected).max()
-assert found.std() > 0.01
-failed = [r for r in rows if r["status"] == "failed"]
-assert [(r["error_code"], r["features"], r["perceptual_hash"]) for r in failed] == [("truncated", None, None)]
-assert all(len(r["perceptual_hash"]) == 32 for r in rows if r["status"] == "scored")
+    calibration_images=np.stack([one.pixels for one in prepared.values()][:16]))
+
+def cached(layers, dtype):
+    part = cut.cut_backbone(backbone, layers, "avg")
+    io = ScorerIO(size, part.size, outputs="features")
+    return part, CacheModel(compile.compile_lower(part, size), io, part.size, dtype)
+
+def table_of(paths):
+    return pa.table({"image_uri": paths, "image_version": ["1-1"] * len(paths)})
+
+def numbers(table):
+    values = table["features"].combine_chunks()
+    return values.flatten().to_numpy(zero_copy_only=False).reshape(-1, values.type.list_size)
+
 def no_ray():
     raise AssertionError("the parts are there, no actor is needed")
-again = compute_features(images, model, ScorerIO(size, length, outputs="features"), length, size, work, no_ray, print)
-assert again.equals(table)
+
+with start_or_join("local") as cluster:
+    connect = lambda: nullcontext(cluster)
+    images = table_of(paths[::-1])
+    part, cache = cached(0, "float32")
+    table = compute_features(images, cache, size, work, connect, lambda progress: None)
+    assert table["image_uri"].to_pylist() == paths[::-1]
+    assert table["features"].type == pa.list_(pa.float32(), 1280)
+    rows = table.drop_columns(["features"]).to_pylist()
+    scored = [r["image_uri"] for r in rows if r["status"] == "scored"]
+    pixels = np.stack([prepared[uri].pixels for uri in scored])
+    expected = np.asarray(backbone(pixels)).mean(axis=(1, 2))
+    found = numbers(table)
+    assert np.abs(found - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max()), np.abs(found - expected).max()
+    assert found.std() > 0.01
+    failed = [r for r in rows if r["status"] == "failed"]
+    assert [(r["error_code"], r["perceptual_hash"]) for r in failed] == [("truncated", None)]
+    assert table["features"].null_count == 1
+    assert all(len(r["perceptual_hash"]) == 32 for r in rows if r["status"] == "scored")
+    assert compute_features(images, cache, size, work, no_ray, print).equals(table)
+
+    # Moved copies of what crosses a cut, in half precision: against Keras on pictures moved here.
+    part, cache = cached(30, "float16")
+    variants = Variants(Augmentation(20, 0.1, 0.1, 0.2, "horizontal", "nearest"), 3, 7)
+    moved = compute_features(images, cache, size, work, connect, lambda progress: None, variants)
+    assert moved["features"].type == pa.list_(pa.float16(), 3 * part.size)
+    assert moved["features"].null_count == 1 and moved["status"].to_pylist() == table["status"].to_pylist()
+    found = numbers(moved).reshape(-1, 3, part.size)
+    for number in range(3):
+        pictures = np.stack([
+            variants.augmentation.apply(prepared[uri].pixels, (7, number, image_key(prepared[uri].content_sha256)))
+            for uri in scored])
+        expected = np.asarray(part.lower(pictures.astype(np.float32), training=False))
+        assert np.abs(found[:, number] - expected).max() < 2e-3 * np.abs(expected).max()
+    # The same images in another order, and fewer of them: each has the same copies.
+    some = scored[::-1][:9]
+    again = compute_features(table_of(some), cache, size, work, connect, lambda progress: None, variants)
+    assert np.array_equal(numbers(again).reshape(9, 3, -1), found[::-1][:9])
 print("equal")
 """
 
