@@ -133,7 +133,12 @@ RULES: dict[str, Rule] = {
         0.05, 0.5, "share of all images that chooses the epoch and fits temperature and threshold"
     ),
     "test_share": _number(0.0, 0.5, "share of all images that training never sees"),
-    "exclude": Rule(tuple, "a list of glob patterns", "files that are no training images, such as `*_mask*`"),
+    "exclude": Rule(
+        tuple,
+        "a list of glob patterns, none of them empty",
+        "files that are no training images, such as `*_mask*`",
+        lambda value: isinstance(value, tuple) and all(value),
+    ),
 }
 """Every key of a recipe, in the order of the documentation."""
 

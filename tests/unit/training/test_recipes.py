@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.archive.globs import glob_expression
 from pipelines.errors import UsageError
 from pipelines.training.measures import METRIC_NAMES
 from pipelines.training.published import published
@@ -162,6 +164,13 @@ def test_which_recipes_change_training_images() -> None:
     assert not load_recipe(PLAIN, {"fill": "wrap", "mixup": "0.2"}).augments
 
 
+def test_the_masks_beside_ultrasound_images_are_left_out() -> None:
+    (pattern,) = load_recipe("breast-ultrasound").exclude
+    names = ["normal/normal (1).png", "normal/normal (1)_mask.png", "benign/benign (4)_mask_1.png", "malignant/m.png"]
+    masks = [bool(re.search(glob_expression(pattern), name)) for name in names]
+    assert masks == [False, True, True, False]
+
+
 def test_a_sigmoid_tells_two_classes_only() -> None:
     binary = load_recipe(PLAIN)
     binary.check_classes(2)
@@ -301,6 +310,7 @@ def test_what_makes_sense_together_is_taken(overrides: dict[str, str]) -> None:
         "epochs = true",
         "dropout = '0.1'",
         "exclude = [1]",
+        "exclude = ['']",
         "batch_norm = 1",
         "published = 3",
         "[training]\nepochs = 3",
