@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from pipelines.scoring.report import ScoreProgress
+
+
+@dataclass(frozen=True)
+class EpochProgress(ScoreProgress):
+    """Where a training stands: an epoch of phase `training` is over, and how it went.
+
+    Attributes:
+        row: The epoch's row of the history.
+    """
+
+    row: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,10 @@ class TrainReport:
         epochs: Epochs that were run.
         best_epoch: The one whose weights were kept.
         validation: Figures on validation, calibrated, by name.
-        roc_auc_interval: 95 % interval of the positive classes' ROC AUC on validation.
+        intervals: 95 % interval of each of these figures; NaN where there is none.
+        roc_auc: Of the positive classes against the rest on validation; `validation` has the mean over classes where
+            there are more than two.
+        roc_auc_interval: Its 95 % interval.
         confusion_matrix: Validation, a row for each true class.
         classification_report: Validation, text.
         temperature: Fitted on validation.
@@ -42,6 +58,11 @@ class TrainReport:
         target_sensitivity: What the threshold was asked to reach.
         sensitivity: What it reaches on validation.
         specificity: What it reaches on validation; NaN without negative images.
+        int8: Whether the 8-bit scorer is offered, and how it compares (`int8_gate.Int8Verdict.record`).
+        versus: The comparison with the champion (`versus.Versus.record`); None for the first version of a name.
+        audit: What the leak audit counted, and where the split comes from.
+        started_from: The version that training started from; None where it started from `--weights`.
+        workers: How many trained.
         unreadable: Images that were left out because they could not be read.
         left_out: Files that are no training images, by reason.
         warnings: What a person should know before using the model.
@@ -61,6 +82,8 @@ class TrainReport:
     epochs: int
     best_epoch: int
     validation: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    roc_auc: float
     roc_auc_interval: tuple[float, float]
     confusion_matrix: tuple[tuple[int, ...], ...]
     classification_report: str
@@ -69,6 +92,11 @@ class TrainReport:
     target_sensitivity: float
     sensitivity: float
     specificity: float
+    int8: Mapping[str, Any]
+    versus: Mapping[str, Any] | None
+    audit: Mapping[str, Any]
+    started_from: str | None
+    workers: int
     unreadable: tuple[Unreadable, ...]
     left_out: Mapping[str, int]
     warnings: tuple[str, ...]
@@ -90,6 +118,8 @@ class TrainReport:
             "epochs": self.epochs,
             "best_epoch": self.best_epoch,
             "validation": dict(self.validation),
+            "intervals": {name: list(interval) for name, interval in self.intervals.items()},
+            "roc_auc": self.roc_auc,
             "roc_auc_interval": list(self.roc_auc_interval),
             "confusion_matrix": [list(row) for row in self.confusion_matrix],
             "temperature": self.temperature,
@@ -97,6 +127,11 @@ class TrainReport:
             "target_sensitivity": self.target_sensitivity,
             "sensitivity": self.sensitivity,
             "specificity": self.specificity,
+            "int8": dict(self.int8),
+            "versus": None if self.versus is None else dict(self.versus),
+            "audit": dict(self.audit),
+            "started_from": self.started_from,
+            "workers": self.workers,
             "unreadable": [
                 {"image_uri": image.image_uri, "error_code": image.error_code, "error_message": image.error_message}
                 for image in self.unreadable

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
-
-import pyarrow as pa
 
 from pipelines.images.preprocess import CONTRACT, Preprocessing
 from pipelines.models.backbones import weights_to_bytes
@@ -15,6 +14,7 @@ from pipelines.models.bundle import (
     CARD_FILE,
     HISTORY_FILE,
     SCORER_FILE,
+    SCORER_INT8_FILE,
     SPLIT_FILE,
     VALIDATION_FILE,
     WEIGHTS_FILE,
@@ -23,126 +23,199 @@ from pipelines.models.bundle import (
 )
 from pipelines.models.golden import GOLDEN_FILE, golden_answers, make_golden
 from pipelines.models.record import BundleSpec, ScorerEntry
-from pipelines.models.runtime import Scorer, ScorerIO
+from pipelines.models.runtime import Scorer
 from pipelines.predictions.runs import without_secrets
 from pipelines.storage import paths
 from pipelines.storage.listing import root_uri
 from pipelines.training import records
+from pipelines.training.card import DataFacts, TrainingFacts, ValidationFacts, model_card
 from pipelines.training.config import TrainConfig
 from pipelines.training.dataset import Dataset
 from pipelines.training.finishing import Finished
-from pipelines.training.fitting import Fitted
-from pipelines.training.head import history_csv
-from pipelines.training.network import Network, head_spec, joined
+from pipelines.training.history import history_csv
+from pipelines.training.judging import Judged
+from pipelines.training.loop import FitResult
+from pipelines.training.network import Network, joined
+from pipelines.training.versus import Versus
+
+INT8_THRESHOLD = "image_int8"
+"""The unit in `thresholds` of the 8-bit scorer's own threshold."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What validation says of the finished model.
+class Made:
+    """All that a training made.
 
     Attributes:
-        positive: Positive classes.
-        figures: By name.
-        interval: 95 % interval of the positive classes' ROC AUC.
-        warnings: What a person should know.
+        network: Backbone and head with the weights to keep.
+        data: The images and their split.
+        fit: The history.
+        finished: The scorers.
+        judged: What validation says.
+        versus: The comparison with the champion.
+        start: The bundle that training started from; None where it started from `--weights`.
+        source: The paper behind the recipe in a few words; None for a recipe of nobody's.
     """
 
-    positive: tuple[str, ...]
-    figures: Mapping[str, float]
-    interval: tuple[float, float]
-    warnings: tuple[str, ...]
+    network: Network
+    data: Dataset
+    fit: FitResult
+    finished: Finished
+    judged: Judged
+    versus: Versus
+    start: Bundle | None = None
+    source: str | None = None
 
 
-def write(
-    config: TrainConfig, network: Network, data: Dataset, fitted: Fitted, finished: Finished, judged: Judged
-) -> Bundle:
-    """Write the bundle; see DESIGN for its files."""
-    size, classes = config.recipe.input_size, data.classes
-    io = ScorerIO(size, len(classes))
-    threshold = {
-        "threshold": finished.point.threshold,
-        "target_sensitivity": finished.point.target,
-        "sensitivity": finished.point.sensitivity,
-        "specificity": finished.point.specificity,
-        "fitted_on": "validation",
+def write(config: TrainConfig, made: Made) -> Bundle:
+    """Write the bundle; see the design for its files.
+
+    Args:
+        config: What the training was told.
+        made: What it made.
+    """
+    network, data, finished = made.network, made.data, made.finished
+    validation = data.part("val")
+    labels = [data.classes[number] for number in validation.labels]
+    files = {
+        WEIGHTS_FILE: weights_to_bytes(joined(network.backbone, network.head, config.recipe.pooling)),
+        SCORER_FILE: finished.scorer,
+        GOLDEN_FILE: _golden(finished),
+        HISTORY_FILE: history_csv(made.fit.history),
+        SPLIT_FILE: records.split_file(data.split),
+        VALIDATION_FILE: records.validation_file(
+            validation.images, validation.groups, labels, data.classes, finished.probabilities
+        ),
+        CARD_FILE: _card(config, made),
     }
-    head = head_spec(config.recipe, len(classes))
-    spec = BundleSpec(
-        classes=classes,
-        positive_classes=judged.positive,
+    if finished.int8_scorer is not None:
+        files[SCORER_INT8_FILE] = finished.int8_scorer[0]
+    return write_bundle(config.models, config.name, _spec(config, made), files)
+
+
+def _spec(config: TrainConfig, made: Made) -> BundleSpec:
+    network, finished, size = made.network, made.finished, config.recipe.input_size
+    scorers = {"float32": ScorerEntry(SCORER_FILE, finished.io)}
+    thresholds = {"image": finished.point.record()}
+    if finished.int8_scorer is not None:
+        scorers["int8"] = ScorerEntry(SCORER_INT8_FILE, finished.int8_scorer[1])
+        assert finished.int8.point is not None
+        thresholds[INT8_THRESHOLD] = finished.int8.point.record()
+    return BundleSpec(
+        classes=made.data.classes,
+        positive_classes=made.judged.positive,
         input_size=size,
         preprocessing_id=Preprocessing(size).id,
         preprocessing_contract=CONTRACT,
-        scorers={"float32": ScorerEntry(SCORER_FILE, io)},
-        scorers_absent={"int8": "Training made none."},
+        scorers=scorers,
+        scorers_absent={} if finished.int8_scorer is not None else {"int8": finished.int8.sentence()},
         backbone={
             **asdict(network.spec),
-            "weights": _weights_name(config),
+            "weights": _first_weights(config, made.start),
             "weights_sha256": network.weights_sha256,
             "trainable_layers": config.recipe.trainable_layers,
         },
-        head={**asdict(head), "dense_units": list(head.dense_units)},
-        temperature=fitted.temperature,
-        thresholds={"image": threshold},
-        provenance=_provenance(config, data, fitted),
+        head={**asdict(network.head_spec), "dense_units": list(network.head_spec.dense_units)},
+        temperature=finished.temperature,
+        thresholds=records.plain(thresholds),
+        provenance=records.plain(_provenance(config, made)),
     )
-    validation = data.parts == "val"
-    groups = [group for group, inside in zip(data.groups, validation, strict=True) if inside]
-    names = data.label_names()
-    labels = [name for name, inside in zip(names, validation, strict=True) if inside]
-    rows = data.images.filter(pa.array(validation))
-    golden = golden_answers(Scorer(finished.scorer, io), size)
-    files = {
-        WEIGHTS_FILE: weights_to_bytes(joined(network.backbone, fitted.head, config.recipe.pooling)),
-        SCORER_FILE: finished.scorer,
-        GOLDEN_FILE: make_golden({"float32": golden}, size),
-        HISTORY_FILE: history_csv(fitted.trained.history),
-        SPLIT_FILE: records.split_table(data.images, data.groups, data.parts),
-        VALIDATION_FILE: records.validation_table(rows, groups, labels, classes, finished.probabilities),
-        CARD_FILE: _card(config, data, fitted, judged, threshold),
-    }
-    return write_bundle(config.models, config.name, spec, files)
 
 
-def _weights_name(config: TrainConfig) -> str:
-    """`imagenet`, `none`, or the name of the file without its folder."""
+def _golden(finished: Finished) -> bytes:
+    """What the scorers that the bundle offers answer to the golden images."""
+    models = {"float32": (finished.scorer, finished.io)}
+    if finished.int8_scorer is not None:
+        models["int8"] = finished.int8_scorer
+    size = finished.io.input_size
+    return make_golden({name: golden_answers(Scorer(*model), size) for name, model in models.items()}, size)
+
+
+def _first_weights(config: TrainConfig, start: Bundle | None) -> str:
+    """`imagenet`, `none`, the name of the file without its folder, or the version that training started from."""
+    if start is not None:
+        return f"{start.name}@{start.version}"
     return config.weights if config.weights in ("imagenet", "none") else paths.name(paths.canonical(config.weights))
 
 
-def _provenance(config: TrainConfig, data: Dataset, fitted: Fitted) -> dict[str, Any]:
+def _provenance(config: TrainConfig, made: Made) -> dict[str, Any]:
     """Where the model comes from. Names of images stay out: a bundle travels."""
+    data, judged, start = made.data, made.judged, made.start
     return {
         **config.who,
         "versions": {**config.who.get("versions", {}), **{name: version(name) for name in ("keras", "tensorflow")}},
         "kind": "trained",
         "data": without_secrets([root_uri(config.data.data)])[0],
-        "images": records.count_parts(data.label_names(), data.parts, data.classes),
-        "groups": len(set(data.groups)),
+        "images": data.counts,
+        "groups": data.audit.groups,
         "unreadable": len(data.unreadable),
-        "recipe": {"name": config.recipe.name, **_plain(config.recipe.values())},
+        "audit": data.audit.as_json(),
+        "new_split": config.new_split,
+        "started_from": None if start is None else {"model": f"{start.name}@{start.version}", "id": start.model_id},
+        "recipe": {"name": config.recipe.name, **config.recipe.values()},
         "seed": config.seed,
-        "epochs": len(fitted.trained.history),
-        "best_epoch": fitted.trained.best_epoch,
+        "workers": config.workers,
+        "epochs": len(made.fit.history),
+        "best_epoch": made.fit.best_epoch,
+        "validation": {
+            name: {"value": value, "low": judged.intervals[name][0], "high": judged.intervals[name][1]}
+            for name, value in judged.figures.items()
+        },
+        "int8": made.finished.int8.record(),
+        "versus": made.versus.record(),
     }
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-
-
-def _card(config: TrainConfig, data: Dataset, fitted: Fitted, judged: Judged, threshold: Mapping[str, Any]) -> bytes:
-    return records.model_card(
-        name=config.name,
-        classes=data.classes,
-        positive=judged.positive,
-        counts=records.count_parts(data.label_names(), data.parts, data.classes),
-        groups=len(set(data.groups)),
-        recipe=config.recipe.values(),
-        weights=_weights_name(config),
-        figures=judged.figures,
-        interval=judged.interval,
-        temperature=fitted.temperature,
-        threshold=threshold,
-        warnings=judged.warnings,
-        command=config.who.get("command_line", ()),
+def _card(config: TrainConfig, made: Made) -> bytes:
+    data, judged, finished, audit = made.data, made.judged, made.finished, made.data.audit
+    counted = {key: value for key, value in audit.as_json().items() if isinstance(value, int)}
+    facts = DataFacts(
+        counts=data.counts,
+        groups=_groups_of_parts(data),
+        split=_split_text(audit.origin, audit.predecessor, config.new_split),
+        without_patient=audit.without_patient,
+        unreadable=len(data.unreadable),
+        audit=counted,
     )
+    training = TrainingFacts(
+        recipe=config.recipe.name,
+        source=made.source,
+        values=config.recipe.values(),
+        backbone=made.network.spec.name,
+        weights=_first_weights(config, None),
+        start=None if made.start is None else _first_weights(config, made.start),
+        seed=config.seed,
+        epochs=len(made.fit.history),
+        best_epoch=made.fit.best_epoch,
+    )
+    validation = ValidationFacts(
+        figures=judged.figures,
+        intervals=judged.intervals,
+        report=judged.report,
+        matrix=judged.matrix,
+        temperature=finished.temperature,
+        point=finished.point,
+        int8=finished.int8,
+        versus=made.versus,
+        warnings=judged.warnings,
+    )
+    command = config.who.get("command_line", ())
+    return model_card(config.name, data.classes, judged.positive, facts, training, validation, command)
+
+
+def _groups_of_parts(data: Dataset) -> Mapping[str, int]:
+    groups: dict[str, set[str]] = defaultdict(set)
+    for group, part in zip(data.split["group"].to_pylist(), data.split["part"].to_pylist(), strict=True):
+        groups[part].add(group)
+    return {part: len(own) for part, own in groups.items()}
+
+
+def _split_text(origin: str, predecessor: str | None, new_split: bool) -> str:
+    """Where the split comes from, one sentence."""
+    if origin == "given":
+        return "The data bring the split."
+    if predecessor is not None:
+        return f"The split is that of {predecessor}: its images kept their parts, new ones were dealt out."
+    if new_split:
+        return "The split was made anew (--new-split): an earlier version's test images may be among these that train."
+    return "The split was made for this version."

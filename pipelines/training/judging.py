@@ -1,0 +1,109 @@
+"""What validation says of a finished model, and what it does not bear out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.training.calibration import OperatingPoint, sum_positive
+from pipelines.training.intervals import Interval, figure_intervals
+from pipelines.training.measures import classification_report, confusion_matrix, measure, roc_auc
+
+FEW_VALIDATION_IMAGES = 20
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The figures of a finished model on validation.
+
+    Attributes:
+        positive: Positive classes.
+        figures: By name, by the most probable class, calibrated.
+        intervals: 95 % interval of each; NaN where there is none.
+        roc_auc: Of the positive classes against the rest; `figures` has the mean over classes where there are more
+            than two.
+        roc_auc_interval: Its interval.
+        matrix: Confusion matrix, a row for each true class.
+        report: Precision, recall, F1 and support, text.
+        warnings: What a person should know.
+    """
+
+    positive: tuple[str, ...]
+    figures: Mapping[str, float]
+    intervals: Mapping[str, Interval]
+    roc_auc: float
+    roc_auc_interval: Interval
+    matrix: tuple[tuple[int, ...], ...]
+    report: str
+    warnings: tuple[str, ...]
+
+
+def judge(
+    classes: Sequence[str],
+    positive: Sequence[str],
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    groups: Sequence[str],
+    point: OperatingPoint,
+    seed: int,
+    undefined_metric: str | None = None,
+) -> Judged:
+    """Measure the float32 scorer's answers to validation.
+
+    Args:
+        classes: Names, in the order of the columns.
+        positive: Positive classes.
+        probabilities: Calibrated, `[N, K]`.
+        labels: Class numbers `[N]`.
+        groups: Group of each image; intervals draw these.
+        point: The threshold.
+        seed: Decides the resamples.
+        undefined_metric: The recipe's metric, where it was no number after any epoch.
+    """
+    numbers = [list(classes).index(name) for name in positive]
+    called, score, truth = probabilities.argmax(axis=1), sum_positive(probabilities, numbers), np.isin(labels, numbers)
+    against_rest = np.stack([1 - score, score], axis=1)
+    area = roc_auc(score, truth)
+    interval = figure_intervals(against_rest, truth.astype(np.int64), groups, [1], seed)["roc_auc"]
+    matrix = confusion_matrix(called, labels, len(classes))
+    return Judged(
+        positive=tuple(positive),
+        figures=measure(probabilities, labels, numbers),
+        intervals=figure_intervals(probabilities, labels, groups, numbers, seed),
+        roc_auc=area,
+        roc_auc_interval=interval,
+        matrix=tuple(tuple(int(count) for count in row) for row in matrix),
+        report=classification_report(called, labels, classes),
+        warnings=tuple(_warnings(area, interval, truth, point, undefined_metric)),
+    )
+
+
+def _warnings(
+    area: float, interval: Interval, truth: NDArray[np.bool_], point: OperatingPoint, undefined_metric: str | None
+) -> list[str]:
+    told = []
+    if undefined_metric:
+        told.append(
+            f"{undefined_metric} on validation was no number after any epoch, so no epoch could be chosen: the last "
+            "one's weights were kept."
+        )
+    # Written so that a NaN warns too.
+    if not interval[0] > 0.5:
+        told.append(
+            f"On validation this model cannot be told from a coin: ROC AUC {area:.3f}, 95 % interval "
+            f"{interval[0]:.3f} to {interval[1]:.3f}."
+        )
+    if len(truth) < FEW_VALIDATION_IMAGES:
+        told.append(
+            f"Only {len(truth)} images validate ({int(truth.sum())} of them positive): temperature and threshold "
+            "are guesses, and every figure is uncertain."
+        )
+    if point.sensitivity < point.target:
+        told.append(
+            f"No threshold above 0 reaches a sensitivity of {point.target:g} on validation; this one reaches "
+            f"{point.sensitivity:.3f}."
+        )
+    return told
