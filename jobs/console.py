@@ -54,6 +54,11 @@ class Console:
         """True where a person watches: answers are no JSON and go to a terminal."""
         return not self.json and self._answers is not None and self._answers.isatty()
 
+    @property
+    def watched(self) -> bool:
+        """True where progress goes to a terminal that can draw a bar."""
+        return self._notes is not None and self._notes.isatty() and os.environ.get("TERM") != "dumb"
+
     def say(self, text: str = "") -> None:
         """Print a line of the answer; with `--json` it goes to standard error."""
         if self.json:
@@ -62,6 +67,13 @@ class Console:
             self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
         else:
             self._answers = _write(self._answers, printable(text) + "\n")
+
+    def note(self, text: str) -> None:
+        """Print a line about the progress on standard error, above a bar that is drawn there."""
+        if self._bar is not None:
+            self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        else:
+            self._note(text)
 
     def warn(self, text: str) -> None:
         """Print a warning on standard error."""
@@ -100,7 +112,7 @@ class Console:
             total: How many there are, or None where nobody knows yet.
             what: The plural noun of what is counted, as in `images`.
         """
-        if self._notes is None or not self._notes.isatty() or os.environ.get("TERM") == "dumb":
+        if not self.watched:
             yield _Lines(total, what, self._note, self._clock)
             return
         from rich.console import Console as RichConsole
