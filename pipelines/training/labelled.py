@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from collections import Counter
@@ -127,11 +128,10 @@ def read_labelled(config: DataConfig) -> LabelledImages:
     with tempfile.TemporaryDirectory(prefix="nightread-labelled-") as folder:
         found, listing = _from_manifest(config, folder) if config.is_manifest else _from_folders(config, folder)
     if not found.num_rows:
-        raise UsageError(f"There are no images in {config.data}.", "Name a folder per class, or a manifest.")
+        raise _nothing_found(config, listing)
     _refuse_parts_missing(found)
-    table = _named(found, config.class_names)
     # By name: nothing that follows may depend on the order in which storage lists.
-    table = _one_class_each(table).sort_by("image_uri")
+    table = _named(found, config.class_names).sort_by("image_uri")
     if config.group_by is not None:
         table = _grouped(table, config)
     classes = tuple(sorted(set(table["label"].to_pylist())))
@@ -149,6 +149,17 @@ def read_labelled(config: DataConfig) -> LabelledImages:
     except UsageError as error:
         raise UsageError(error.message, "Give the classes other names: --class-names LABEL=NAME,…") from error
     return images
+
+
+def _nothing_found(config: DataConfig, listing: Listing) -> UsageError:
+    """The error for data without one image: whether there are none, or they were all left out."""
+    if config.exclude and (listing.left_out.get("excluded") or (config.is_manifest and listing.found)):
+        globs = ", ".join(repr(glob) for glob in config.exclude)
+        return UsageError(
+            f"All images of {config.data} are left out by {globs}.",
+            "Narrow --exclude, or the recipe's: --set exclude=",
+        )
+    return UsageError(f"There are no images in {config.data}.", "Name a folder per class, or a manifest.")
 
 
 def check_counts(labels: Sequence[str], classes: Sequence[str], after: str = "") -> None:
@@ -222,19 +233,25 @@ def _from_manifest(config: DataConfig, folder: str) -> tuple[pa.Table, Listing]:
             return [None] * rows.num_rows
         return [_text(value) for value in rows[theirs].to_pylist()]
 
-    labels = carried("label")
-    empty = sum(label is None for label in labels)
-    if empty:
-        raise UsageError(f"{empty} of {len(labels)} images have an empty label.", "Label them, or leave them out.")
-    table = _with_columns(rows, labels, carried("patient_id"), _parts(carried("split")))
+    table = _with_columns(rows, carried("label"), carried("patient_id"), _parts(carried("split")))
     if config.exclude:
         table = _without(table, config)
+    _refuse_empty_labels(table)
     return table, listing
 
 
+def _refuse_empty_labels(table: pa.Table) -> None:
+    empty = table.filter(pc.is_null(table["label"]))["image_uri"]
+    if len(empty):
+        raise UsageError(
+            f"{len(empty)} of {table.num_rows} images have an empty label, {empty[0].as_py()} among them.",
+            "Label them, or leave them out with --exclude.",
+        )
+
+
 def _text(value: object) -> str | None:
-    """A manifest's value as text; empty text is no value. Whole numbers stored as floats lose their `.0`."""
-    if value is None:
+    """A manifest's value as text; empty text and NaN are no value. Whole numbers stored as floats lose their `.0`."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
     return text.strip() or None
@@ -303,23 +320,6 @@ def _named(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
         )
     column = table.column_names.index("label")
     return table.set_column(column, "label", pa.array([names[label] for label in labels], pa.string()))
-
-
-def _one_class_each(table: pa.Table) -> pa.Table:
-    """Keep each image once; refuse those that have two classes."""
-    first: dict[str, int] = {}
-    keep, torn = [], []
-    uris, labels = table["image_uri"].to_pylist(), table["label"].to_pylist()
-    for index, uri in enumerate(uris):
-        seen = first.setdefault(uri, index)
-        keep.append(seen == index)
-        if labels[seen] != labels[index]:
-            torn.append(f"{uri} ({labels[seen]} and {labels[index]})")
-    if torn:
-        raise UsageError(
-            f"{len(torn)} images stand in two classes, among them {'; '.join(torn[:3])}.", "Give each image one class."
-        )
-    return table.filter(pa.array(keep))
 
 
 def _grouped(table: pa.Table, config: DataConfig) -> pa.Table:

@@ -1,14 +1,14 @@
 """Which image trains, which one validates, which one is kept for the test: seeded, by class, by group.
 
-A group is whatever must stay together: a patient's images, and copies of the same bytes. Everything here is a pure
-function of its arguments and blind to the order of the rows.
+A group is whatever must stay together: a patient's images, copies of the same bytes, near-duplicates. Everything here
+is a pure function of its arguments and blind to the order of the rows.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import numpy as np
@@ -17,6 +17,13 @@ from numpy.typing import NDArray
 from pipelines.errors import UsageError
 
 PARTS = ("train", "val", "test")
+
+_PERSON = "group-"
+_CONTENT = "content-"
+
+_CURE_MADE = "Each class needs images of at least two groups (patients, or different images), one for each part."
+_CURE_GIVEN = "Put images of every class into that part, or leave the split out and have one made."
+_CURE_KEPT = "Add images of other patients of these classes, or say --new-split to give the earlier version's split up."
 
 _PART_NAMES = {
     "train": "train",
@@ -34,15 +41,22 @@ def part_of_name(name: str) -> str | None:
     return _PART_NAMES.get(name.strip().lower())
 
 
-def group_images(content: Sequence[str], people: Sequence[str | None]) -> list[str]:
+def hash_person(person: str) -> str:
+    """What a patient is called in a bundle, which travels: `group-` and 32 hexadecimal digits."""
+    return _PERSON + hashlib.sha256(person.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def group_images(content: Sequence[str], people: Sequence[str | None], *links: Sequence[str | None]) -> list[str]:
     """Name the group of each image: images of one person, and images of the same bytes, are never parted.
 
     Args:
         content: Hash of each image's bytes.
         people: Patient (or whatever groups the data) of each image; None where unknown.
+        links: Further names for each image, in the same space as those of `hash_person`: images that share one, in
+            whichever of these, stay together.
 
     Returns:
-        One name an image. A person's name is hashed: the split is kept in the bundle, which travels.
+        One name an image: the smallest of its people's names, else of its contents'.
     """
     above: dict[str, str] = {}
 
@@ -52,14 +66,18 @@ def group_images(content: Sequence[str], people: Sequence[str | None]) -> list[s
             name = above[name]
         return name
 
-    for digest, person in zip(content, people, strict=True):
-        first = root(f"content-{digest}")
-        if person is not None:
-            second = root("group-" + hashlib.sha256(person.encode("utf-8", "surrogateescape")).hexdigest()[:32])
-            # "group-…" stays the root, so that a person's images are named by the person; else the smaller name.
-            low, high = sorted((first, second), key=lambda name: (name.startswith("content-"), name))
-            above[high] = low
-    return [root(f"content-{digest}") for digest in content]
+    hashed = [None if person is None else hash_person(person) for person in people]
+    for digest, *names in zip(content, hashed, *links, strict=True):
+        for name in names:
+            if name is not None:
+                low, high = sorted((root(_CONTENT + digest), root(name)), key=_rank)
+                above[high] = low
+    return [root(_CONTENT + digest) for digest in content]
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """People name a group before contents do, and these before what merely links."""
+    return (0 if name.startswith(_PERSON) else 1 if name.startswith(_CONTENT) else 2), name
 
 
 def make_split(
@@ -70,13 +88,14 @@ def make_split(
     test_share: float,
     seed: int,
     given: Sequence[str] | None = None,
+    kept: Sequence[str | None] | None = None,
     pinned: AbstractSet[str] = frozenset(),
-    names: Sequence[str] | None = None,
 ) -> NDArray[np.str_]:
     """Put each image into a part.
 
     Groups are dealt one by one, large ones first and equal ones in a seeded order, each to the part that lacks most
-    of the group's classes; so every part gets its share of every class as nearly as groups allow.
+    of the group's classes; so every part gets its share of every class as nearly as groups allow. Labels of images
+    that `given` or `kept` puts into `test` decide nothing.
 
     Args:
         labels: Class number of each image.
@@ -85,31 +104,33 @@ def make_split(
         test_share: Share of all images for `test`; 0 for none.
         seed: Another seed deals another split.
         given: The part of each image where the data say it; then only a missing `val` is dealt, out of `train`.
-        pinned: Groups that must go to `train`.
-        names: What to call each image in an error.
+        kept: The part of each image that is settled already, all images of a group or none; None where it is not.
+            With `given`, it settles only which of the given `train` validate.
+        pinned: Groups that must go to `train` where nothing is settled.
 
     Returns:
         `train`, `val` or `test` for each image.
 
     Raises:
-        UsageError: If a given split parts a group, or `train` or `val` would lack a class.
+        UsageError: If `train` or `val` would lack a class.
     """
     numbers = np.asarray(labels, np.int64)
-    if given is None:
-        shares = {"train": 1 - validation_share - test_share, "val": validation_share, "test": test_share}
-        dealt = _deal(numbers, groups, shares, seed, pinned)
-        parts = np.array([dealt[group] for group in groups], dtype="U5")
-    else:
+    shares = {"train": 1 - validation_share - test_share, "val": validation_share, "test": test_share}
+    settled = np.array([part or "" for part in kept] if kept is not None else [""] * len(numbers), dtype="U5")
+    if given is not None:
         parts = np.array(list(given), dtype="U5")
-        _refuse_parted_groups(groups, parts, names or groups)
-        if not (parts == "val").any():
-            inside = np.flatnonzero(parts == "train").tolist()
-            share = validation_share / (1 - test_share)
-            some = [groups[index] for index in inside]
-            dealt = _deal(numbers[inside], some, {"train": 1 - share, "val": share}, seed, pinned)
-            parts[inside] = [dealt[group] for group in some]
-    _refuse_missing_classes(numbers, parts)
-    return parts
+        free = parts == "train" if not (parts == "val").any() else np.zeros(len(parts), bool)
+        settled = np.where(free, settled, parts)
+        share = validation_share / (1 - test_share)
+        shares = {"train": 1 - share, "val": share}
+    open_rows = np.flatnonzero(settled == "")
+    names = [groups[row] for row in open_rows.tolist()]
+    have = _settled_counts(numbers, settled, list(shares))
+    dealt = _deal(numbers[open_rows], names, shares, seed, pinned, have)
+    settled[open_rows] = [dealt[name] for name in names]
+    cure = _CURE_GIVEN if given is not None else _CURE_KEPT if kept is not None else _CURE_MADE
+    _refuse_missing_classes(numbers, settled, cure)
+    return settled
 
 
 def choose_for_train(
@@ -153,18 +174,37 @@ def _order(seed: int, group: str) -> bytes:
     return hashlib.blake2b(f"{seed}:{group}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
-def _deal(
-    labels: NDArray[np.int64], groups: Sequence[str], shares: dict[str, float], seed: int, pinned: AbstractSet[str]
-) -> dict[str, str]:
-    """Part of each group; see `make_split`."""
+def _settled_counts(labels: NDArray[np.int64], settled: NDArray[np.str_], parts: Sequence[str]) -> NDArray[np.float64]:
+    """Images of each class that a part holds already, `[parts, K]`.
+
+    What stands in `test` is counted without a look at its labels: as if its classes were those of the other parts.
+    """
     classes = int(labels.max()) + 1 if len(labels) else 0
+    have = np.array([np.bincount(labels[settled == part], minlength=classes) for part in parts], np.float64)
+    if "test" in parts:
+        row = parts.index("test")
+        others = np.delete(have, row, axis=0).sum(axis=0)
+        have[row] = (settled == "test").sum() * others / max(others.sum(), 1)
+    return have
+
+
+def _deal(
+    labels: NDArray[np.int64],
+    groups: Sequence[str],
+    shares: Mapping[str, float],
+    seed: int,
+    pinned: AbstractSet[str],
+    have: NDArray[np.float64],
+) -> dict[str, str]:
+    """Part of each group; see `make_split`. `have` is what each part of `shares` holds already, `[parts, K]`."""
+    classes = have.shape[1]
     counts: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(classes))
     for label, group in zip(labels, groups, strict=True):
         counts[group][label] += 1
-    parts = [part for part in PARTS if shares.get(part, 0) > 0]
-    total = np.bincount(labels, minlength=classes).astype(np.float64)
+    open_parts = [row for row, share in enumerate(shares.values()) if share > 0]
+    parts, have = [list(shares)[row] for row in open_parts], have[open_parts].copy()
+    total = np.bincount(labels, minlength=classes) + have.sum(axis=0)
     wanted = np.array([[shares[part]] for part in parts]) * np.maximum(total, 1)
-    have = np.zeros_like(wanted)
     result: dict[str, str] = {}
     for group in sorted(counts, key=lambda name: (name not in pinned, -counts[name].sum(), _order(seed, name))):
         lack = ((wanted - have) / wanted) @ counts[group]
@@ -175,28 +215,11 @@ def _deal(
     return result
 
 
-def _refuse_parted_groups(groups: Sequence[str], parts: NDArray[np.str_], names: Sequence[str]) -> None:
-    """A given split that shows the same bytes, or the same patient, to two parts measures nothing."""
-    first: dict[str, int] = {}
-    parted: dict[str, str] = {}
-    for index, group in enumerate(groups):
-        seen = first.setdefault(group, index)
-        if parts[seen] != parts[index]:
-            parted[group] = f"{names[seen]} ({parts[seen]}) and {names[index]} ({parts[index]})"
-    if parted:
-        raise UsageError(
-            f"The given split has {len(parted)} groups (copies of one image, or images of one patient) in two parts, "
-            f"among them {'; '.join(sorted(parted.values())[:3])}.",
-            "Move each group into one part, or leave the split out and have one made.",
-        )
-
-
-def _refuse_missing_classes(labels: NDArray[np.int64], parts: NDArray[np.str_]) -> None:
+def _refuse_missing_classes(labels: NDArray[np.int64], parts: NDArray[np.str_], cure: str) -> None:
     classes = set(labels.tolist())
     for part in ("train", "val"):
         missing = classes - set(labels[parts == part].tolist())
         if missing:
             raise UsageError(
-                f"The part {part!r} would hold no image of {len(missing)} of the {len(classes)} classes.",
-                "Each class needs images of at least two groups (patients, or different images), one for each part.",
+                f"The part {part!r} would hold no image of {len(missing)} of the {len(classes)} classes.", cure
             )

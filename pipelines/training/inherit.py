@@ -1,0 +1,225 @@
+"""A new version of a name keeps its predecessor's split, so that versions can be compared and no test image trains.
+
+An image whose bytes the predecessor knows stays in its part. What is linked to images known there (the same patient,
+a near-duplicate, their group, over any number of steps) follows them. Where the links of new images lead into several
+parts, there is no part in which they would not leak: those new images are left out, counted and named. Known images of
+one patient in two parts, which only newly told patients can bring about, are refused (`audit.refuse_parted_patients`).
+"""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.errors import ModelRefused, UsageError
+from pipelines.models.bundle import BUNDLE_FILE, SPLIT_FILE, Bundle, peek
+from pipelines.models.record import is_version
+from pipelines.storage import files
+from pipelines.storage.paths import canonical, join
+from pipelines.training.duplicates import HASH_BYTES, Hashes, survey
+from pipelines.training.split import PARTS, group_images, hash_person
+
+_NEW_SPLIT = "Say --new-split to give its split up; versions then no longer share a test part."
+
+
+@dataclass(frozen=True, eq=False)
+class Predecessor:
+    """The split of an earlier version; one entry an image.
+
+    Attributes:
+        version: v1, v2 …
+        content: Hash of each image's bytes.
+        hashes: Difference hashes, uint8 `[M, 32]`.
+        groups: Group of each.
+        people: Hashed patient of each, None where unknown; bundles without the column know them by the group alone.
+        parts: `train`, `val` or `test`.
+    """
+
+    version: str
+    content: tuple[str, ...]
+    hashes: Hashes
+    groups: tuple[str, ...]
+    people: tuple[str | None, ...]
+    parts: tuple[str, ...]
+
+    @cached_property
+    def part_of(self) -> dict[str, str]:
+        """Part of an image by the hash of its bytes."""
+        return dict(zip(self.content, self.parts, strict=True))
+
+    @cached_property
+    def parts_of_people(self) -> dict[str, set[str]]:
+        """Parts in which a patient stands, by hashed name; of a group's name where that is a patient's."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for person, group, part in zip(self.people, self.groups, self.parts, strict=True):
+            found[person or group].add(part)
+        return found
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What a predecessor's split means for new data; one entry an image.
+
+    Attributes:
+        groups: Group of each image, joined over the predecessor's images too.
+        kept: Its part, None where the predecessor says nothing.
+        known: Whether the predecessor has the same bytes.
+        torn: Whether the image is new and its group reaches into several parts.
+    """
+
+    groups: list[str]
+    kept: list[str | None]
+    known: list[bool]
+    torn: list[bool]
+
+
+def read_predecessor(models: str, name: str) -> Predecessor | None:
+    """The split of the newest version of a name that has one; None where there is none.
+
+    Raises:
+        ModelRefused: If that version does not verify: a split that cannot be read cannot be kept.
+        UsageError: If a newer release wrote it.
+    """
+    place = join(canonical(models), name)
+    versions = [entry for entry in files.list_names(place) if is_version(entry)]
+    for version in sorted(versions, key=lambda entry: int(entry[1:]), reverse=True):
+        folder = join(place, version)
+        if files.exists(join(folder, BUNDLE_FILE)):
+            bundle = peek(folder)
+            if SPLIT_FILE in bundle.files:
+                return _read_split(bundle)
+    return None
+
+
+def inherit(
+    predecessor: Predecessor, content: Sequence[str], hashes: Hashes, people: Sequence[str | None]
+) -> Inherited:
+    """Find what the predecessor says of each image.
+
+    Args:
+        predecessor: The earlier version's split.
+        content: Hash of each image's bytes.
+        hashes: Uint8 `[N, 32]`.
+        people: Patient of each; None where unknown.
+    """
+    present = set(content)
+    gone = [row for row, digest in enumerate(predecessor.content) if digest not in present]
+    old = {digest: row for row, digest in enumerate(predecessor.content)}
+    rows: list[int | None] = [*(old.get(digest) for digest in content), *gone]
+    joint = [*content, *(predecessor.content[row] for row in gone)]
+    alike = survey(joint, np.concatenate([hashes, predecessor.hashes[gone]]), {}).links()
+    groups = group_images(
+        joint,
+        [*people, *(None for _ in gone)],
+        alike,
+        [None if row is None else predecessor.groups[row] for row in rows],
+        [None if row is None else predecessor.people[row] for row in rows],
+    )
+    reached: dict[str, set[str]] = defaultdict(set)
+    for group, row in zip(groups, rows, strict=True):
+        if row is not None:
+            reached[group].add(predecessor.parts[row])
+    kept: list[str | None] = []
+    known = [digest in old for digest in content]
+    for group, digest in zip(groups, content, strict=False):
+        parts = reached[group]
+        kept.append(predecessor.part_of.get(digest) or (next(iter(parts)) if len(parts) == 1 else None))
+    torn = [len(reached[group]) > 1 and not own for group, own in zip(groups, known, strict=False)]
+    return Inherited(groups[: len(content)], kept, known, torn)
+
+
+def refuse_contradiction(
+    predecessor: Predecessor,
+    content: Sequence[str],
+    people: Sequence[str | None],
+    given: Sequence[str],
+    uris: Sequence[str],
+) -> list[str | None]:
+    """Hold a split that the data bring against the predecessor's, image by image and patient by patient.
+
+    Args:
+        predecessor: The earlier version's split.
+        content: Hash of each image's bytes.
+        people: Patient of each; None where unknown.
+        given: Its part as the data say. Data without a `val` do not contradict one that was dealt out of `train`.
+        uris: What to call each.
+
+    Returns:
+        The predecessor's part of each image that it knows, by bytes or patient; None for the others.
+
+    Raises:
+        UsageError: If images or patients known there are given to another part. Neither rule can win silently: the
+            data's would let images train that an earlier version was tested on, the predecessor's would test on
+            images that the data want trained.
+    """
+    settled: list[str | None] = []
+    for digest, person in zip(content, people, strict=True):
+        parts = predecessor.parts_of_people.get(hash_person(person), set()) if person is not None else set()
+        settled.append(predecessor.part_of.get(digest) or (next(iter(parts)) if len(parts) == 1 else None))
+    dealt = "val" not in given
+    wrong = [
+        f"{uri} ({own}, there {old})"
+        for uri, own, old in zip(uris, given, settled, strict=True)
+        if old is not None and own != old and not (dealt and own == "train" and old == "val")
+    ]
+    if wrong:
+        raise UsageError(
+            f"The split of the data puts {len(wrong)} images into another part than {predecessor.version} has them or "
+            f"their patient in, among them {'; '.join(wrong[:3])}.",
+            f"Leave the split out to keep that of {predecessor.version}. {_NEW_SPLIT}",
+        )
+    return settled
+
+
+def follow_train(groups: Sequence[str], given: Sequence[str], settled: Sequence[str | None]) -> list[str | None]:
+    """Which images of a given `train` the predecessor trained and which it validated, for data that give no `val`.
+
+    Args:
+        groups: Group of each image.
+        given: Its part as the data say.
+        settled: The predecessor's, as from `refuse_contradiction`.
+
+    Returns:
+        Part of each image of the given `train` whose group the predecessor knows, None for all others. New images of
+        a group that it has in both parts train: no image is judged whose group is trained, but those known to be.
+    """
+    reached: dict[str, set[str]] = defaultdict(set)
+    for group, own, old in zip(groups, given, settled, strict=True):
+        if own == "train" and old is not None:
+            reached[group].add(old)
+    return [
+        (old or min(reached[group], key=PARTS.index, default=None)) if own == "train" else None
+        for group, own, old in zip(groups, given, settled, strict=True)
+    ]
+
+
+def _read_split(bundle: Bundle) -> Predecessor:
+    try:
+        table = pq.read_table(io.BytesIO(bundle.read(SPLIT_FILE)))
+        parts = table["part"].to_pylist()
+        flat = b"".join(table["perceptual_hash"].cast(pa.binary(HASH_BYTES)).to_pylist())
+        # One row an image: copies of the same bytes stand together anyway.
+        if set(parts) - set(PARTS) or table.num_rows == 0 or pc.any(pc.is_null(table["content_sha256"])).as_py():
+            raise ValueError
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise ModelRefused(
+            f"{SPLIT_FILE} of {bundle.uri} cannot be read, so its split cannot be kept.",
+            "Copy the bundle again from where it was made, or say --new-split.",
+        ) from error
+    people = table["person"].to_pylist() if "person" in table.column_names else [None] * table.num_rows
+    return Predecessor(
+        version=bundle.version,
+        content=tuple(table["content_sha256"].to_pylist()),
+        hashes=np.frombuffer(flat, np.uint8).reshape(-1, HASH_BYTES),
+        groups=tuple(table["group"].to_pylist()),
+        people=tuple(people),
+        parts=tuple(parts),
+    )
