@@ -42,7 +42,8 @@ class Network:
         backbone: Keras model, pixels 0-255 `[B, S, S, 3]` to a feature map.
         head: Keras model of pooled features.
         cut: The backbone cut below its trained layers; its parts share the backbone's layers.
-        cache: What is kept of an image: the lower part for LiteRT, or the pixels where all is trained.
+        cache: What is kept of an image: the lower part's answer by LiteRT, or its pixels where all is trained or each
+            epoch moves them afresh.
         weights_sha256: Hash of all arrays of the backbone before training.
     """
 
@@ -120,12 +121,14 @@ def build_network(
     for array in backbone.get_weights():
         digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
     cut = cut_backbone(backbone, recipe.trainable_layers, how.pooling)
-    return Network(spec, how, backbone, head, cut, _cache_model(cut, spec), digest.hexdigest())
+    fresh = recipe.augments and not recipe.variants
+    return Network(spec, how, backbone, head, cut, _cache_model(cut, spec, fresh), digest.hexdigest())
 
 
-def _cache_model(cut: Cut, spec: BackboneSpec) -> CacheModel:
-    if cut.lower is None:
-        return CacheModel(None, None, cut.size, "uint8")
+def _cache_model(cut: Cut, spec: BackboneSpec, fresh: bool) -> CacheModel:
+    """What is kept of an image; its pixels where all is trained, or where each epoch moves them afresh."""
+    if cut.lower is None or fresh:
+        return CacheModel(None, None, spec.input_size**2 * 3, "uint8")
     io = ScorerIO(spec.input_size, cut.size, outputs="features")
     # Half the room costs what crosses a cut 11 bits of its numbers, and training nothing: see docs/recipes.md.
     return CacheModel(compile_lower(cut, spec.input_size), io, cut.size, "float16" if cut.layers else "float32")

@@ -30,6 +30,15 @@ DEFAULTS = {
     "input_size": str(SIZE),
     "pooling": "avg",
     "scaling": "backbone",
+    "dense_units": "0",
+    "batch_norm": "false",
+    "dropout": "0.2",
+    "rotation": "0",
+    "shift": "0",
+    "shear": "0",
+    "zoom": "0",
+    "flip": "none",
+    "variants": "0",
 }
 PIXELS = golden_images(SIZE).astype(np.float32)
 
@@ -164,3 +173,8 @@ def test_one_sigmoid_unit_for_the_histopathology_loss() -> None:
     network = make(classes=2, trainable_layers="1000", loss="binary_crossentropy")
     assert network.head.output_shape == (None, 1)
     assert BackboneSpec("mobilenet_v2", 0.35, SIZE) == network.spec
+
+
+def test_pixels_are_kept_where_each_epoch_moves_them_afresh() -> None:
+    fresh = make(trainable_layers="30", flip="horizontal", variants="0").cache
+    assert (fresh.model, fresh.io, fresh.size, fresh.dtype) == (None, None, SIZE * SIZE * 3, "uint8")
