@@ -35,18 +35,18 @@ class Validated:
 
     Attributes:
         classes: Names, in the order of the columns.
-        positive: Positive classes.
+        positive: Numbers of the positive classes.
         contents: content_sha256 of each of N images; one that comes twice counts once.
-        groups: Group of each.
         labels: Class number of each.
+        groups: Group of each.
         probabilities: Calibrated, `[N, K]`.
     """
 
     classes: tuple[str, ...]
-    positive: tuple[str, ...]
+    positive: Sequence[int]
     contents: Sequence[str]
-    groups: Sequence[str]
     labels: NDArray[np.int64]
+    groups: Sequence[str]
     probabilities: NDArray[np.float32]
 
 
@@ -152,7 +152,6 @@ def compare(new: Validated, champion: Bundle | None, seed: int = 0) -> Versus:
         why = few if len(rows) < LEAST_IMAGES else f"none of the common validation images is {lacking[0]}"
         return Versus(champion.version, f"not compared with the champion {champion.version}: {why}", len(rows))
     answers = np.stack([theirs[class_column(name)].to_numpy()[found] for name in new.classes], axis=1)
-    positive = [new.classes.index(name) for name in new.positive]
     right = [p.argmax(axis=1) == labels for p in (new.probabilities[rows], answers)]
     only_new, only_champion = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     before = theirs["label"].to_pylist()
@@ -160,7 +159,7 @@ def compare(new: Validated, champion: Bundle | None, seed: int = 0) -> Versus:
         champion=champion.version,
         images=len(rows),
         groups=len(set(groups)),
-        figures=_differences(new.probabilities[rows], answers, labels, groups, positive, seed),
+        figures=_differences(new.probabilities[rows], answers, labels, groups, new.positive, seed),
         only_new_right=only_new,
         only_champion_right=only_champion,
         mcnemar_p=mcnemar(only_new, only_champion),

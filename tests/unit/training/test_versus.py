@@ -53,7 +53,7 @@ def champion(
 def new(probabilities: np.ndarray, **changes: Any) -> Validated:
     values: dict[str, Any] = {
         "classes": CLASSES,
-        "positive": ("Grade II",),
+        "positive": (1,),
         "contents": [content(row) for row in range(200)],
         "groups": [str(row // 2) for row in range(200)],
         "labels": TRUTH,
