@@ -68,7 +68,7 @@ def save(uri: str, key: str, standing: Standing) -> None:
     Raises:
         TryLater: If the disk is full or storage does not answer.
     """
-    small = asdict(replace(standing, **{group: () for group in _GROUPS})) | {"key": key}
+    small = asdict(replace(standing, variables=(), optimizer=(), average=(), best=())) | {"key": key}
     arrays = {"standing": np.frombuffer(json.dumps(small).encode(), np.uint8)}
     for group in _GROUPS:
         arrays |= {f"{group}_{number:05d}": array for number, array in enumerate(getattr(standing, group))}

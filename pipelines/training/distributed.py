@@ -129,8 +129,9 @@ def _fit_once(
 
 def _run_trainer(job: FitJob, resources: Resources, mailbox: Any) -> None:
     with _settings(), tempfile.TemporaryDirectory(prefix="nightread-train-") as folder:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train import RunConfig, ScalingConfig
         from ray.train.tensorflow import TensorflowTrainer
+        from ray.train.v2.api.config import FailureConfig  # ray.train's own name hides its arguments
 
         trainer = TensorflowTrainer(
             _work,

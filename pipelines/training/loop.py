@@ -26,7 +26,7 @@ from pipelines.training.job import FitJob
 from pipelines.training.network import backbone_spec, head_spec
 from pipelines.training.schedules import is_better, is_over, learning_rates
 from pipelines.training.steps import Place, Rates, Stepper, input_function
-from pipelines.training.trainee import Trainee, build_trainee, build_trainee_for_worker
+from pipelines.training.trainee import Trainee, build_trainee, build_trainee_for_worker, even_if_empty
 
 Tell = Callable[[Row], None]
 
@@ -116,7 +116,7 @@ def _on_pixels(job: FitJob, weights: bytes) -> Trainee:
         return trainee
 
     def neck(batch: Any, training: bool = False) -> Any:
-        return trainee.neck(lower(batch, training=False), training=training)
+        return trainee.neck(even_if_empty(lower, batch), training=training)
 
     return replace(trainee, neck=neck)
 

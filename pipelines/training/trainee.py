@@ -88,7 +88,7 @@ def build_trainee(cut: Cut, head: Any, head_spec: HeadSpec) -> Trainee:
     hidden = None if end is head.input else keras.Model(head.input, end)
 
     def neck(batch: Any, training: bool = False) -> Any:
-        features = batch if trained is None else trained(batch, training=False)
+        features = batch if trained is None else even_if_empty(trained, batch)
         return features if hidden is None else hidden(features, training=training)
 
     return Trainee(
@@ -99,6 +99,25 @@ def build_trainee(cut: Cut, head: Any, head_spec: HeadSpec) -> Trainee:
         backbone_variables=cut.variables,
         variables=(*cut.variables, *head.weights),
     )
+
+
+def even_if_empty(model: Any, batch: Any) -> Any:
+    """What a backbone's part answers in inference mode to a batch that may hold no image.
+
+    A worker that finds no image in its part of a small last batch must still take the step with the others, and
+    convolutions answer no image in a wrong shape: they get one of zeros, whose answer is dropped.
+
+    Args:
+        model: Keras model.
+        batch: float32 tensor `[B, …]`.
+    """
+    import_keras()
+    import tensorflow as tf
+
+    images = tf.shape(batch)[0]
+    missing = tf.cast(images == 0, tf.int32)
+    filled = tf.pad(batch, [[0, missing]] + [[0, 0]] * (len(batch.shape) - 1))
+    return model(filled, training=False)[:images]
 
 
 def build_trainee_for_worker(
