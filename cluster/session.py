@@ -10,7 +10,8 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,25 @@ def _size(ray: Any, local: bool) -> ClusterSize:
     cpus = tuple(int(resources.get("CPU", 0)) for resources in alive)
     gpus = tuple(int(resources.get("GPU", 0)) for resources in alive)
     return ClusterSize(max(1, sum(cpus)), len(alive), local, cpus, gpus)
+
+
+@contextlib.contextmanager
+def shared_session(address: str) -> Iterator[Callable[[], AbstractContextManager[ClusterSize]]]:
+    """Yield what several jobs call to connect: one Ray, started or joined at the first call, left with the block.
+
+    Args:
+        address: As `start_or_join`.
+    """
+    with contextlib.ExitStack() as stack:
+        started: list[ClusterSize] = []
+
+        @contextlib.contextmanager
+        def connect() -> Iterator[ClusterSize]:
+            if not started:
+                started.append(stack.enter_context(start_or_join(address)))
+            yield started[0]
+
+        yield connect
 
 
 @contextlib.contextmanager

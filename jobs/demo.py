@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import os
 import shlex
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs import score as score_command
-from jobs import train as train_command
 from jobs.console import Console, JsonOption, program
+from jobs.training_display import TrainDisplay
+from jobs.training_display import summary as training_summary
 
 if TYPE_CHECKING:
-    from cluster.session import ClusterSize
     from pipelines.demo.archive import DemoArchive
     from pipelines.scoring.report import ScoreReport
 
@@ -35,7 +33,7 @@ def demo(
     json: JsonOption = False,
 ) -> int:
     """Draw an archive, train a model on a part of it, score the rest; nothing is downloaded."""
-    from cluster.session import start_or_join
+    from cluster.session import shared_session, start_or_join
     from pipelines.demo.archive import draw_archive
 
     began = time.monotonic()
@@ -99,23 +97,6 @@ class Places:
         self.model = os.path.join(self.models, MODEL)
 
 
-@contextlib.contextmanager
-def shared_session(address: str) -> Iterator[Any]:
-    """Yield what several jobs call to connect: one Ray, started at the first call, ended with the block."""
-    from cluster.session import start_or_join
-
-    with contextlib.ExitStack() as stack:
-        started: list[ClusterSize] = []
-
-        @contextlib.contextmanager
-        def connect() -> Iterator[ClusterSize]:
-            if not started:
-                started.append(stack.enter_context(start_or_join(address)))
-            yield started[0]
-
-        yield connect
-
-
 def _train(console: Console, places: Places, connect: Any) -> None:
     """Train, unless an earlier demo in this folder did."""
     from pipelines.models import registry
@@ -139,11 +120,11 @@ def _train(console: Console, places: Places, connect: Any) -> None:
     )
     from pipelines.training.run import train as run_train
 
-    with score_command.ScoreDisplay(console, train_command.PHASES) as display:
+    with TrainDisplay(console, config.recipe.metric) as display:
         report = run_train(config, connect, display.tell)
     for text in report.warnings:
         console.warn(text)
-    console.say(train_command.summary(report))
+    console.say(training_summary(report))
 
 
 def _score(console: Console, places: Places, connect: Any) -> ScoreReport:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipelines.errors import IMAGE_ERRORS
 from pipelines.images.augment import Augmentation, image_key
@@ -70,6 +71,69 @@ class Variants:
     seed: int
 
 
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What is kept of some images.
+
+    Attributes:
+        facts: The rows of `feature_rows` without `features`, one an image.
+        folder: Where the parts lie.
+        shards: How many there are.
+        dtype: Of the numbers.
+        shape: (V, D): copies kept of each image, 1 without variants, and numbers of each.
+    """
+
+    facts: pa.Table
+    folder: RunFolder
+    shards: int
+    dtype: str
+    shape: tuple[int, int]
+
+    def save(self, rows: NDArray[np.int64], place: str) -> None:
+        """Write some images' numbers as a `.npy` file `[n, V, D]`, one part after the other.
+
+        Args:
+            rows: Numbers of readable images in `facts`, rising.
+            place: The file's path or URI.
+
+        Raises:
+            PartMissing: If a part was lost meanwhile.
+            TryLater: If the disk is full or storage does not answer.
+        """
+        # Not mapped to memory: a full disk would end the process without a word.
+        with files.filling(place) as path, open(path, "wb") as file:
+            head = {"descr": np.lib.format.dtype_to_descr(np.dtype(self.dtype)), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(file, {**head, "shape": (len(rows), *self.shape)})
+            for block in self._blocks(rows):
+                file.write(block.data)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Some images' numbers, `[n, V, D]`; as `save`."""
+        blocks = list(self._blocks(rows))
+        return np.concatenate(blocks) if blocks else np.empty((0, *self.shape), self.dtype)
+
+    def _blocks(self, rows: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+        first = 0
+        width = self.shape[0] * self.shape[1] * np.dtype(self.dtype).itemsize
+        for table in _tables(self.folder, self.shards):
+            last = first + table.num_rows
+            own = rows[np.searchsorted(rows, first) : np.searchsorted(rows, last)] - first
+            first = last
+            if len(own):
+                column = table.column("features").combine_chunks()
+                data = np.frombuffer(column.buffers()[1], np.uint8)[column.offset * width :]
+                whole = data[: len(column) * width].reshape(len(column), width)
+                yield whole[own].view(self.dtype).reshape(len(own), *self.shape)
+
+
+def _tables(folder: RunFolder, shards: int) -> Iterator[pa.Table]:
+    for shard in range(shards):
+        table = parts.read_part(folder, shard)
+        if table is None:
+            raise _damaged(folder)
+        yield table
+
+
 @dataclass(frozen=True)
 class CacheKernel:
     """Answers what is kept of an image: `[size]`, or `[count * size]` with variants one after the other.
@@ -118,7 +182,7 @@ def compute_features(
     connect: Callable[[], AbstractContextManager[Any]],
     tell: Callable[[ScoreProgress], None],
     variants: Variants | None = None,
-) -> pa.Table:
+) -> Features:
     """Features of labelled images, computed by the actors that score archives.
 
     Finished parts stay in the work folder: the same images and model again cost nothing but reading them.
@@ -133,8 +197,7 @@ def compute_features(
         variants: Moved copies to keep instead of the images themselves.
 
     Returns:
-        The rows of `feature_rows`, in the order of `images`; `features` is fixed_size_list<dtype>[D], or [V*D] with
-        variants one after the other.
+        What was found, in the order of `images`; the numbers themselves stay in their parts until they are asked for.
 
     Raises:
         TryLater: If the disk is full or storage fails; what was finished is kept.
@@ -152,30 +215,17 @@ def compute_features(
             work = ShardWork(folder, _session(), input_size, kernel, FeatureMaker(width))
             with connect() as cluster:
                 _score(work, cache.model or b"", missing, plan, cluster.cpus, tell)
-        tables = [parts.read_part(folder, shard) for shard in range(plan.shards)]
-    rows = pa.concat_tables([table for table in tables if table is not None])
-    if not rows.column("image_uri").combine_chunks().equals(images.column("image_uri").combine_chunks()):
-        raise PartMissing(
-            f"The features in {folder.root} are not those of the images.", "Remove that folder; it is safe to delete."
-        )
-    place = rows.schema.get_field_index("features")
-    return rows.set_column(place, "features", _as_numbers(rows.column("features"), cache.dtype, count * cache.size))
+        shards = plan.shards
+    facts = pa.concat_tables([table.drop_columns(["features"]) for table in _tables(folder, shards)])
+    if not facts.column("image_uri").combine_chunks().equals(images.column("image_uri").combine_chunks()):
+        raise _damaged(folder)
+    return Features(facts, folder, shards, cache.dtype, (count, cache.size))
 
 
-def _as_numbers(column: pa.ChunkedArray, dtype: str, length: int) -> pa.ChunkedArray:
-    """From fixed_size_binary to fixed_size_list<dtype>[length], without a copy."""
-    kind = pa.from_numpy_dtype(np.dtype(dtype))
-    wanted = pa.list_(kind, length)
-    lists = []
-    for chunk in column.chunks:
-        validity, data = chunk.buffers()
-        numbers = pa.Array.from_buffers(kind, (chunk.offset + len(chunk)) * length, [None, data])
-        lists.append(
-            pa.Array.from_buffers(
-                wanted, len(chunk), [validity], null_count=chunk.null_count, offset=chunk.offset, children=[numbers]
-            )
-        )
-    return pa.chunked_array(lists, wanted)
+def _damaged(folder: RunFolder) -> PartMissing:
+    return PartMissing(
+        f"The features in {folder.root} are not those of the images.", "Remove that folder; it is safe to delete."
+    )
 
 
 def _forget_passing_failures(folder: RunFolder) -> None:

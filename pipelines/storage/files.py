@@ -11,6 +11,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -241,6 +242,24 @@ def put(local_path: str, uri: str) -> None:
         file_system = fsspec_filesystem(place)
         _do(place, lambda: file_system.put_file(local_path, staged))
         _do(place, lambda: file_system.mv(staged, place))
+
+
+@contextlib.contextmanager
+def filling(uri: str) -> Iterator[str]:
+    """Give the path of an empty local file to be filled; at the end it appears at `uri`, whole.
+
+    For files too large to be held in memory. If the body fails, nothing appears.
+    """
+    place = paths.canonical(uri)
+    with explaining(place):
+        if paths.is_local(place):
+            with local_files.replacing(place) as temporary:
+                yield temporary
+            return
+        with tempfile.TemporaryDirectory(prefix="nightread-file-") as folder:
+            path = os.path.join(folder, "file")
+            yield path
+            put(path, place)
 
 
 def _store(bucket: str) -> Any:

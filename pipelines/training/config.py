@@ -27,8 +27,7 @@ class TrainConfig:
         target_sensitivity: What the threshold has to reach on validation, above 0 and at most 1.
         seed: Decides split, initialisation, order, augmentation and dropout.
         workers: Data-parallel workers; each batch is shared among them.
-        cpus: Processor cores of each worker; None: as many as there are for it.
-        gpus: GPUs of each worker; None: one where the cluster has one for each.
+        resources: Of each worker, `cpu` and `gpu`; what is left out is its share of what the cluster has.
         cache: Where caches and checkpoints lie, safe to delete; None: below MODELS/NAME/work.
         start: REF of a bundle whose weights training starts from; None: `weights`.
         new_split: Whether a new split is made although an earlier version of the name has one.
@@ -44,8 +43,7 @@ class TrainConfig:
     target_sensitivity: float = 0.95
     seed: int = 0
     workers: int = 1
-    cpus: int | None = None
-    gpus: int | None = None
+    resources: Mapping[str, int] = field(default_factory=dict)
     cache: str | None = None
     start: str | None = None
     new_split: bool = False
@@ -64,13 +62,8 @@ class TrainConfig:
             )
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"--seed must be from 0 to {2**31 - 1}; it is {self.seed}.", "Say 0.")
-        for option, value, least in (
-            ("--workers", self.workers, 1),
-            ("--resources cpu", self.cpus, 1),
-            ("--resources gpu", self.gpus, 0),
-        ):
-            if value is not None and value < least:
-                raise UsageError(f"{option} must be at least {least}; it is {value}.", f"Say {least} or more.")
+        if self.workers < 1:
+            raise UsageError(f"--workers must be at least 1; it is {self.workers}.", "Say 1.")
         if not self.weights:
             raise UsageError("--weights is empty.", "Say imagenet, none, or the path of a .weights.h5 file.")
 

@@ -30,6 +30,7 @@ from pipelines.training.recipes import Recipe
 from pipelines.training.trainee import Trainee, build_trainee
 
 LARGEST_FILE = 512 * 1024**2
+ANSWERED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,17 @@ class Network:
     def trainee(self) -> Trainee:
         """What training changes; it shares this network's layers, so that its arrays are the network's."""
         return build_trainee(self.cut, self.head, self.head_spec)
+
+    def logits(self, kept: NDArray[Any]) -> NDArray[np.float32]:
+        """What the network answers to what is kept of images, `[n, D]`: logits `[n, K]`, in inference mode."""
+        side = self.spec.input_size
+        pixels = self.cache.model is None
+        answer = joined(self.backbone, self.head, self.head_spec.pooling) if pixels else self.trainee().answer
+        answers = []
+        for first in range(0, len(kept), ANSWERED_AT_ONCE):
+            batch = kept[first : first + ANSWERED_AT_ONCE].astype(np.float32)
+            answers.append(np.asarray(answer(batch.reshape(-1, side, side, 3) if pixels else batch)))
+        return np.concatenate(answers)
 
 
 def backbone_spec(recipe: Recipe) -> BackboneSpec:

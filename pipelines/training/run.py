@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,37 +19,72 @@ from pipelines.models import registry
 from pipelines.models.bundle import Bundle
 from pipelines.models.positive import choose_positive
 from pipelines.models.seeding import MAX_IMAGES
-from pipelines.scoring.features import compute_features
+from pipelines.scoring.features import Features, Variants, compute_features
 from pipelines.scoring.report import ScoreProgress
-from pipelines.storage import paths
+from pipelines.storage import files, paths
+from pipelines.storage.leases import Lease
 from pipelines.training import writing
+from pipelines.training.arrays import fit_name, write_job
 from pipelines.training.config import TrainConfig
 from pipelines.training.dataset import Dataset, make_dataset
-from pipelines.training.finishing import Finished, finish
-from pipelines.training.fitting import Fitted, fit
+from pipelines.training.feeding import augmentation_of
+from pipelines.training.finishing import Finished, Trained, Validation, choose_calibration, finish
+from pipelines.training.history import Row
+from pipelines.training.inherit import read_predecessor
+from pipelines.training.job import FitJob
+from pipelines.training.judging import judge
 from pipelines.training.labelled import LabelledImages, read_labelled
-from pipelines.training.measures import classification_report, confusion_matrix, measure, roc_auc, roc_auc_interval
+from pipelines.training.loop import FitResult
 from pipelines.training.network import Network, build_network, prepared_pixels
-from pipelines.training.records import count_parts
-from pipelines.training.report import TrainReport
+from pipelines.training.published import published
+from pipelines.training.recipes import recipe_names
+from pipelines.training.report import EpochProgress, TrainReport
+from pipelines.training.reporting import make_report
+from pipelines.training.resources import choose_resources, refuse_local_places
 from pipelines.training.split import choose_for_train, group_images
-from pipelines.training.writing import Judged
+from pipelines.training.versus import Validated, compare
+from pipelines.training.writing import Made
 
 Connect = Callable[[], AbstractContextManager[Any]]
 Tell = Callable[[ScoreProgress], None]
 
-FEW_VALIDATION_IMAGES = 20
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What stands before the weights are trained.
+
+    Attributes:
+        labelled: What was found.
+        positive: Numbers of the positive classes.
+        start: The bundle that training starts from, if any.
+        champion: The champion that the new version is compared with, if any.
+        network: With its first weights.
+        plain: What is kept of every image.
+        data: The split.
+        work: Folder of caches.
+    """
+
+    labelled: LabelledImages
+    positive: tuple[int, ...]
+    start: Bundle | None
+    champion: Bundle | None
+    network: Network
+    plain: Features
+    data: Dataset
+    work: str
 
 
 def train(config: TrainConfig, connect: Connect, tell: Tell) -> TrainReport:
     """Train a model and write its bundle.
 
-    Nothing is written into MODELS before the model is finished and checked, but a cache below `work`.
+    Nothing is written into MODELS before the model is finished and checked, but caches and checkpoints below `work`.
+    The same command after a crash goes on from the last checkpoint.
 
     Args:
         config: What to train, on what, where to.
-        connect: Starts or joins Ray for a `with` block; not called where all features are cached.
-        tell: Called with progress; phases `listing`, `preparing`, `scoring`, `training` and `compiling`.
+        connect: Starts or joins Ray for a `with` block, and yields its size; not called where all is there already.
+        tell: Called with progress; phases `listing`, `preparing`, `scoring`, `moving`, `training`, `compiling` and
+            `validating`.
 
     Returns:
         Figures and where the bundle lies.
@@ -57,25 +93,35 @@ def train(config: TrainConfig, connect: Connect, tell: Tell) -> TrainReport:
         UsageError, ModelRefused, TryLater: Each with its cure.
     """
     began = time.monotonic()
+    ready = _prepare(config, connect, tell)
+    with _fit_folder(paths.join(ready.work, fit_name(config, ready.network, ready.data))) as folder:
+        fit, logits = _fit(config, ready, folder, connect, tell)
+        finished = _finish(config, ready, logits, tell)
+        made = _judged(config, ready, fit, finished)
+        bundle = writing.write(config, made)
+    crowned = registry.champion(config.models, config.name)
+    seconds = time.monotonic() - began
+    return make_report(config, ready.labelled, made, bundle, crowned.version if crowned else None, seconds)
+
+
+def _prepare(config: TrainConfig, connect: Connect, tell: Tell) -> Prepared:
+    """Find the images, build the network, keep what training needs of each image, split."""
     tell(ScoreProgress("listing"))
+    start = registry.resolve(config.start) if config.start else None
+    crowned = registry.champion(config.models, config.name)
+    champion = registry.resolve(paths.join(paths.canonical(config.models), config.name)) if crowned else None
+    predecessor = None if config.new_split else read_predecessor(config.models, config.name)
     labelled = read_labelled(config.labelled)
+    config.recipe.check_classes(len(labelled.classes))
     positive = choose_positive(labelled.classes, config.positive)
-    numbers = [labelled.classes.index(name) for name in positive]
-    chosen = _calibration_rows(config, labelled)
     tell(ScoreProgress("preparing"))
-    network = _network(config, labelled, chosen)
-    work = paths.join(paths.canonical(config.models), config.name, "work", _fingerprint(network))
-    images = compute_features(
-        labelled.table, network.feature_model, network.io, network.io.size, network.io.input_size, work, connect, tell
-    )
-    data = make_dataset(labelled, images, config.recipe, config.seed, chosen.tolist())
-    epochs = config.recipe.epochs
-    fitted = fit(config, data, numbers, lambda row: tell(ScoreProgress("training", int(row["epoch"]), epochs)))
-    tell(ScoreProgress("compiling"))
-    finished = finish(config, network, fitted, data, numbers)
-    judged = _judge(config, data, fitted, finished, positive)
-    bundle = writing.write(config, network, data, fitted, finished, judged)
-    return _report(config, labelled, data, fitted, finished, judged, bundle, time.monotonic() - began)
+    chosen = _calibration_rows(config, labelled) if start is None else np.array([], np.int64)
+    network = _network(config, labelled, chosen, start)
+    work = paths.join(config.work, _fingerprint(network))
+    plain = compute_features(labelled.table, network.cache, config.recipe.input_size, work, connect, tell)
+    data = make_dataset(labelled, plain.facts, config.recipe, config.seed, chosen.tolist(), predecessor)
+    numbers = tuple(labelled.classes.index(name) for name in positive)
+    return Prepared(labelled, numbers, start, champion, network, plain, data, work)
 
 
 def _calibration_rows(config: TrainConfig, labelled: LabelledImages) -> NDArray[np.int64]:
@@ -96,100 +142,109 @@ def _below_shared_folders(uris: list[str]) -> list[str]:
     return ["/".join(uri.split("/")[shared:]) for uri in uris]
 
 
-def _network(config: TrainConfig, labelled: LabelledImages, chosen: NDArray[np.int64]) -> Network:
+def _network(config: TrainConfig, labelled: LabelledImages, chosen: NDArray[np.int64], start: Bundle | None) -> Network:
     pixels = None
     if len(chosen):
         uris = labelled.table["image_uri"].take(pa.array(chosen)).to_pylist()
         pixels = prepared_pixels(uris, config.recipe.input_size)
-    return build_network(config.recipe, config.weights, config.seed, pixels)
+    return build_network(config.recipe, len(labelled.classes), config.weights, config.seed, pixels, start)
 
 
 def _fingerprint(network: Network) -> str:
     """What features depend on beside the images: backbone and weights; preprocessing has its own id."""
-    said = f"{network.spec}|{network.weights_sha256}|{Preprocessing(network.io.input_size).id}|{network.io.size}"
+    size = network.spec.input_size
+    said = f"{network.spec}|{network.weights_sha256}|{Preprocessing(size).id}|{network.cache.size}"
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def _judge(config: TrainConfig, data: Dataset, fitted: Fitted, finished: Finished, positive: tuple[str, ...]) -> Judged:
-    """Figures on validation, and what they do not bear out."""
-    truth = data.part("val").labels
-    numbers = [data.classes.index(name) for name in positive]
-    is_positive = np.isin(truth, numbers)
-    area = roc_auc(finished.probabilities[:, numbers].sum(axis=1), is_positive)
-    low, high = roc_auc_interval(area, int(is_positive.sum()), int((~is_positive).sum()))
-    warnings = []
-    if math.isnan(area) or low <= 0.5 <= high:
-        warnings.append(
-            f"On validation this model cannot be told from a coin: ROC AUC {area:.3f}, 95 % interval {low:.3f} to "
-            f"{high:.3f}."
-        )
-    if len(truth) < FEW_VALIDATION_IMAGES:
-        warnings.append(
-            f"Only {len(truth)} images validate ({int(is_positive.sum())} of them positive): temperature and threshold "
-            "are guesses, and every figure is uncertain."
-        )
-    if not fitted.trained.metric_defined:
-        warnings.append(
-            f"{config.recipe.metric} on validation was no number after any epoch, so no epoch could be chosen: the "
-            "last one's weights were kept."
-        )
-    if finished.point.sensitivity < finished.point.target:
-        warnings.append(
-            f"No threshold above 0 reaches a sensitivity of {finished.point.target:g} on validation; this one reaches "
-            f"{finished.point.sensitivity:.3f}."
-        )
-    return Judged(positive, measure(finished.probabilities, truth, numbers), (low, high), tuple(warnings))
+@contextlib.contextmanager
+def _fit_folder(place: str) -> Iterator[str]:
+    """The folder of a fit, of which one command at a time is the owner; removed once its model is written."""
+    with Lease.acquire(place, wait_seconds=0) as lease:
+        lease.start_renewing()
+        yield place
+    files.delete_tree(place)
 
 
-def _report(
-    config: TrainConfig,
-    labelled: LabelledImages,
-    data: Dataset,
-    fitted: Fitted,
-    finished: Finished,
-    judged: Judged,
-    bundle: Bundle,
-    seconds: float,
-) -> TrainReport:
-    truth, called = data.part("val").labels, finished.probabilities.argmax(axis=1)
-    champion = registry.champion(config.models, config.name)
-    matrix = confusion_matrix(called, truth, len(data.classes))
-    return TrainReport(
-        model=bundle.name,
-        version=bundle.version,
-        path=bundle.uri,
-        model_id=bundle.model_id,
-        champion=champion.version if champion else bundle.version,
-        classes=data.classes,
-        positive_classes=judged.positive,
-        parts=count_parts(data.label_names(), data.parts, data.classes),
-        groups=len(set(data.groups)),
-        without_patient=labelled.table["person"].null_count,
-        epochs=len(fitted.trained.history),
-        best_epoch=fitted.trained.best_epoch,
-        validation=judged.figures,
-        roc_auc_interval=judged.interval,
-        confusion_matrix=tuple(tuple(int(count) for count in row) for row in matrix),
-        classification_report=classification_report(called, truth, data.classes),
-        temperature=fitted.temperature,
-        threshold=finished.point.threshold,
-        target_sensitivity=finished.point.target,
-        sensitivity=finished.point.sensitivity,
-        specificity=finished.point.specificity,
-        unreadable=data.unreadable,
-        left_out=labelled.left_out,
-        warnings=(*_of_the_data(labelled), *judged.warnings),
-        seconds=seconds,
+def _fit(
+    config: TrainConfig, ready: Prepared, folder: str, connect: Connect, tell: Tell
+) -> tuple[FitResult, NDArray[np.float32]]:
+    """Train the weights into the network.
+
+    Returns:
+        The history, and what the trained head answers to the kept validation inputs.
+    """
+    with connect() as cluster:
+        resources = choose_resources(config.workers, dict(config.resources), cluster)
+        moved = _moved(config, ready, connect, tell)
+        job = write_job(folder, config, ready.network, ready.data, ready.positive, ready.plain, moved)
+        refuse_local_places(job.places(), cluster.nodes)
+        fit = _train_weights(job, resources, config.recipe.epochs, tell)
+    trainee = ready.network.trainee()
+    trainee.assign(fit.variables)
+    return fit, ready.network.logits(ready.plain.read(ready.data.part("val").rows)[:, 0])
+
+
+def _moved(config: TrainConfig, ready: Prepared, connect: Connect, tell: Tell) -> Features | None:
+    """Moved copies of the training images, where the recipe keeps some."""
+    recipe = config.recipe
+    if not recipe.augments or not recipe.variants:
+        return None
+    images = ready.labelled.table.take(pa.array(ready.data.part("train").rows))
+    variants = Variants(augmentation_of(recipe), recipe.variants, config.seed)
+    size = recipe.input_size
+    return compute_features(images, ready.network.cache, size, ready.work, connect, tell, variants)
+
+
+def _train_weights(job: FitJob, resources: Any, epochs: int, tell: Tell) -> FitResult:
+    from pipelines.training.distributed import train_on_ray  # only now: Ray reads its environment at import
+
+    def on_epoch(row: Row) -> None:
+        tell(EpochProgress("training", int(row["epoch"]), epochs, row=row))
+
+    tell(ScoreProgress("training", 0, epochs))
+    return train_on_ray(job, resources, on_epoch)
+
+
+def _finish(config: TrainConfig, ready: Prepared, logits: NDArray[np.float32], tell: Tell) -> Finished:
+    """Compile the trained network and fit what is fitted on validation."""
+    tell(ScoreProgress("compiling"))
+    recipe, network = config.recipe, ready.network
+    train_part, validation = ready.data.part("train"), ready.data.part("val")
+    contents = train_part.images["content_sha256"].to_pylist()
+    uris = train_part.images["image_uri"].to_pylist()
+    return finish(
+        Trained(network.backbone, network.head, recipe.input_size, recipe.pooling, recipe.flip_at_prediction),
+        Validation(validation.images, validation.labels, logits),
+        choose_calibration(uris, train_part.labels.tolist(), contents),
+        ready.positive,
+        config.target_sensitivity,
+        lambda done, total: tell(ScoreProgress("validating", done, total)),
     )
 
 
-def _of_the_data(labelled: LabelledImages) -> list[str]:
-    """What a person should know about how the data were read."""
-    told = [f"{folder} could not be listed." for folder in labelled.unlistable]
-    if labelled.repeated:
-        more = ", …" if labelled.repeated > len(labelled.repeated_rows) else ""
-        told.append(
-            f"{labelled.repeated} rows of the manifest said the same again and were dropped: rows "
-            f"{', '.join(map(str, labelled.repeated_rows))}{more}."
-        )
-    return told
+def _judged(config: TrainConfig, ready: Prepared, fit: FitResult, finished: Finished) -> Made:
+    """Measure the finished model on validation, and against the champion."""
+    data, validation = ready.data, ready.data.part("val")
+    judged = judge(
+        data.classes,
+        [data.classes[number] for number in ready.positive],
+        finished.probabilities,
+        validation.labels,
+        validation.groups,
+        finished.point,
+        config.seed,
+        None if fit.metric_defined else config.recipe.metric,
+    )
+    new = Validated(
+        classes=data.classes,
+        positive=ready.positive,
+        contents=validation.images["content_sha256"].to_pylist(),
+        labels=validation.labels,
+        groups=validation.groups,
+        probabilities=finished.probabilities,
+    )
+    paper = published(config.recipe.name) if config.recipe.name in recipe_names() else None
+    source = paper.source if paper else None
+    versus = compare(new, ready.champion, config.seed)
+    return Made(ready.network, data, fit, finished, judged, versus, ready.start, source)

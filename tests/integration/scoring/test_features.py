@@ -35,9 +35,9 @@ def cached(layers, dtype):
 def table_of(paths):
     return pa.table({"image_uri": paths, "image_version": ["1-1"] * len(paths)})
 
-def numbers(table):
-    values = table["features"].combine_chunks()
-    return values.flatten().to_numpy(zero_copy_only=False).reshape(-1, values.type.list_size)
+def readable(features):
+    status = np.array(features.facts["status"].to_pylist())
+    return np.flatnonzero(status == "scored")
 
 def no_ray():
     raise AssertionError("the parts are there, no actor is needed")
@@ -46,29 +46,31 @@ with start_or_join("local") as cluster:
     connect = lambda: nullcontext(cluster)
     images = table_of(paths[::-1])
     part, cache = cached(0, "float32")
-    table = compute_features(images, cache, size, work, connect, lambda progress: None)
-    assert table["image_uri"].to_pylist() == paths[::-1]
-    assert table["features"].type == pa.list_(pa.float32(), 1280)
-    rows = table.drop_columns(["features"]).to_pylist()
+    plain = compute_features(images, cache, size, work, connect, lambda progress: None)
+    assert plain.facts["image_uri"].to_pylist() == paths[::-1]
+    assert (plain.dtype, plain.shape) == ("float32", (1, 1280))
+    rows = plain.facts.to_pylist()
     scored = [r["image_uri"] for r in rows if r["status"] == "scored"]
     pixels = np.stack([prepared[uri].pixels for uri in scored])
     expected = np.asarray(backbone(pixels)).mean(axis=(1, 2))
-    found = numbers(table)
+    found = plain.read(readable(plain))[:, 0]
     assert np.abs(found - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max()), np.abs(found - expected).max()
     assert found.std() > 0.01
     failed = [r for r in rows if r["status"] == "failed"]
     assert [(r["error_code"], r["perceptual_hash"]) for r in failed] == [("truncated", None)]
-    assert table["features"].null_count == 1
+    plain.save(readable(plain)[3:50], f"{work}/some.npy")
+    assert np.array_equal(np.load(f"{work}/some.npy", mmap_mode="r", allow_pickle=False)[:, 0], found[3:50])
     assert all(len(r["perceptual_hash"]) == 32 for r in rows if r["status"] == "scored")
-    assert compute_features(images, cache, size, work, no_ray, print).equals(table)
+    again = compute_features(images, cache, size, work, no_ray, print)
+    assert again.facts.equals(plain.facts) and np.array_equal(again.read(readable(again))[:, 0], found)
 
     # Moved copies of what crosses a cut, in half precision: against Keras on pictures moved here.
     part, cache = cached(30, "float16")
     variants = Variants(Augmentation(20, 0.1, 0.1, 0.2, "horizontal", "nearest"), 3, 7)
     moved = compute_features(images, cache, size, work, connect, lambda progress: None, variants)
-    assert moved["features"].type == pa.list_(pa.float16(), 3 * part.size)
-    assert moved["features"].null_count == 1 and moved["status"].to_pylist() == table["status"].to_pylist()
-    found = numbers(moved).reshape(-1, 3, part.size)
+    assert (moved.dtype, moved.shape) == ("float16", (3, part.size))
+    assert moved.facts["status"].to_pylist() == plain.facts["status"].to_pylist()
+    found = moved.read(readable(moved))
     for number in range(3):
         pictures = np.stack([
             variants.augmentation.apply(prepared[uri].pixels, (7, number, image_key(prepared[uri].content_sha256)))
@@ -78,7 +80,7 @@ with start_or_join("local") as cluster:
     # The same images in another order, and fewer of them: each has the same copies.
     some = scored[::-1][:9]
     again = compute_features(table_of(some), cache, size, work, connect, lambda progress: None, variants)
-    assert np.array_equal(numbers(again).reshape(9, 3, -1), found[::-1][:9])
+    assert np.array_equal(again.read(np.arange(9)), found[::-1][:9])
 print("equal")
 """
 

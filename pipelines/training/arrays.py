@@ -1,0 +1,109 @@
+"""What a fit reads, written to files: the inputs of training and validation, their labels, the first weights."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.images.augment import image_key
+from pipelines.models.backbones import weights_to_bytes
+from pipelines.scoring.features import Features
+from pipelines.storage import files, paths
+from pipelines.training.checkpoint import save_arrays
+from pipelines.training.config import TrainConfig
+from pipelines.training.dataset import Dataset, PartImages
+from pipelines.training.job import Arrays, FitJob
+from pipelines.training.network import Network
+
+
+def balanced_weights(labels: NDArray[np.int64], classes: int) -> tuple[float, ...]:
+    """Weights that make every class count the same in all: N / (K · N_class)."""
+    counts = np.bincount(labels, minlength=classes)
+    return tuple(float(len(labels) / (classes * count)) if count else 0.0 for count in counts)
+
+
+def fit_name(config: TrainConfig, network: Network, data: Dataset) -> str:
+    """The name of a fit's folder: a hash of everything that decides its weights, wherever the data lie."""
+    digest = hashlib.sha256(
+        f"{config.recipe.values()}|{config.seed}|{network.spec}|{network.weights_sha256}|{np.__version__}".encode()
+    )
+    for array in network.trainee().arrays():
+        digest.update(array.tobytes())
+    for name in ("train", "val"):
+        part = data.part(name)
+        digest.update("".join(part.images["content_sha256"].to_pylist()).encode() + part.labels.tobytes())
+    return f"fit-{digest.hexdigest()[:16]}"
+
+
+def write_job(
+    folder: str,
+    config: TrainConfig,
+    network: Network,
+    data: Dataset,
+    positive: Sequence[int],
+    plain: Features,
+    moved: Features | None,
+) -> FitJob:
+    """Write what the workers read, and describe it.
+
+    Args:
+        folder: The fit's folder.
+        config: How to train.
+        network: With its first weights.
+        data: The split.
+        positive: Numbers of the positive classes.
+        plain: What is kept of every image.
+        moved: Moved copies of the training images; None to train on the images themselves.
+
+    Raises:
+        TryLater: If the disk is full or storage does not answer.
+    """
+    train, validation = data.part("train"), data.part("val")
+    classes = len(data.classes)
+
+    def place(name: str) -> str:
+        return paths.join(folder, name)
+
+    arrays = Arrays(*map(place, ("train.npy", "labels.npy", "keys.npy", "validation.npy", "validation_labels.npy")))
+    if moved is None:
+        plain.save(train.rows, arrays.inputs)
+    else:
+        moved.save(np.arange(len(train.rows)), arrays.inputs)
+    plain.save(validation.rows, arrays.validation_inputs)
+    _save(arrays.labels, train.labels)
+    _save(arrays.validation_labels, validation.labels)
+    _save(arrays.keys, _keys(train))
+    save_arrays(place("start.npz"), network.trainee().arrays())
+    job = FitJob(
+        recipe=config.recipe,
+        classes=classes,
+        positive=tuple(positive),
+        class_weights=balanced_weights(train.labels, classes)
+        if config.recipe.class_balance == "weights"
+        else (1.0,) * classes,
+        seed=config.seed,
+        pixels=network.cache.model is None,
+        arrays=arrays,
+        checkpoint=place("checkpoint.npz"),
+        backbone_weights=place("backbone.weights.h5") if network.cache.model is None or network.cut.layers else None,
+        start=place("start.npz"),
+    )
+    if job.backbone_weights:
+        files.write_atomic(job.backbone_weights, weights_to_bytes(network.backbone))
+    return job
+
+
+def _keys(part: PartImages) -> NDArray[np.int64]:
+    contents = part.images["content_sha256"].to_pylist()
+    return np.array([image_key(content) >> 1 for content in contents], np.int64)
+
+
+def _save(place: str, array: NDArray[Any]) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    files.write_atomic(place, buffer.getvalue())
