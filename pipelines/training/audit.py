@@ -70,6 +70,12 @@ class LeakAudit:
     def warnings(self) -> list[str]:
         """What a person should know, one sentence each; names of files are for the terminal alone."""
         told = []
+        if self.left_out:
+            told.append(
+                f"Left out: {_count(self.left_out, 'new image')} of patients, or near-duplicates of images, that stand "
+                f"in several parts of {self.predecessor}'s split, where they would leak: "
+                f"{_listed(self.named_left_out, self.left_out)}."
+            )
         if self.across_parts:
             told.append(
                 f"{_count(self.across_parts, 'pair')} of near-duplicates (difference hashes at most {NEAR_BITS} of 256 "
@@ -80,12 +86,6 @@ class LeakAudit:
             told.append(
                 f"{_count(self.across_labels, 'pair')} of near-duplicates have two labels, of which one may be wrong: "
                 f"{_listed(self.named_across_labels, self.across_labels)}."
-            )
-        if self.left_out:
-            told.append(
-                f"{_count(self.left_out, 'new image')} belong with images (the same patient, or near-duplicates) in "
-                f"several parts of {self.predecessor}'s split and were left out, as they would leak in each: "
-                f"{_listed(self.named_left_out, self.left_out)}."
             )
         if self.uncompared > _SHARE_UNCOMPARED * self.images:
             told.append(

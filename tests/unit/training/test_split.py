@@ -110,12 +110,46 @@ def test_a_given_split_without_val_gets_one_out_of_train() -> None:
     assert Counter(parts[:80]) == {"train": 64, "val": 16}
 
 
-def test_a_given_split_that_parts_a_group_is_named() -> None:
-    names = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
-    with pytest.raises(UsageError, match=r"a\.jpg \(train\) and c\.jpg \(val\)"):
-        make_split(
-            [0, 1, 0, 1], ["x", "y", "x", "z"], seed=0, given=["train", "train", "val", "val"], names=names, **SHARES
-        )
+@settings(max_examples=40, deadline=None)
+@given(data=labelled_groups(), seed=st.integers(0, 1000), draw=st.data())
+def test_what_is_kept_stays_and_the_rest_brings_the_shares(
+    data: tuple[list[int], list[str]], seed: int, draw: st.DataObject
+) -> None:
+    labels, groups = data
+    first = make_split(labels, groups, seed=seed, **SHARES)
+    part = dict(zip(groups, first, strict=True))
+    # Every class keeps something in each part, or no test part could be estimated.
+    known = {group for group in part if draw.draw(st.integers(0, 2))}
+    kept = [str(part[group]) if group in known else None for group in groups]
+    if any(own is not None for own in kept):
+        parts = make_split(labels, groups, seed=seed + 1, kept=kept, **SHARES)
+        assert all(own is None or own == now for own, now in zip(kept, parts, strict=True))
+        where = defaultdict(set)
+        for group, now in zip(groups, parts, strict=True):
+            where[group].add(now)
+        assert all(len(found) == 1 for found in where.values())
+        # Labels of what stands in the test part already decide nothing.
+        turned = [(label + 1) % 2 if own == "test" else label for label, own in zip(labels, kept, strict=True)]
+        assert (make_split(turned, groups, seed=seed + 1, kept=kept, **SHARES) == parts).all()
+
+
+def test_new_images_fill_the_part_that_has_too_few() -> None:
+    labels, groups = [0, 1] * 50, [str(i) for i in range(100)]
+    kept = ["train"] * 40 + ["val"] * 2 + [None] * 58
+    parts = make_split(labels, groups, seed=0, kept=kept, **SHARES)
+    assert [Counter(parts)[part] for part in ("train", "val", "test")] == pytest.approx([64, 16, 20], abs=2)
+
+
+@pytest.mark.parametrize(
+    ("settled", "cure"),
+    [
+        ({"kept": ["train"] * 20 + ["val"] * 19 + ["test"]}, "--new-split"),
+        ({"given": ["train"] * 20 + ["val"] * 20}, "leave the split out"),
+    ],
+)
+def test_a_settled_part_without_a_class_says_what_helps(settled: dict[str, list[str]], cure: str) -> None:
+    with pytest.raises(UsageError, match=f"'train' would hold no image of 1 of the 2 classes.*{cure}"):
+        make_split([0] * 20 + [1] * 20, [str(i) for i in range(40)], seed=0, **settled, **SHARES)  # type: ignore[arg-type]
 
 
 def test_a_class_of_one_group_is_refused() -> None:
@@ -129,6 +163,8 @@ def test_groups_join_people_and_copies() -> None:
     assert len(set(groups)) == 3
     assert not any("ann" in name or "bob" in name for name in groups)
     assert groups[3] == "content-h3"
+    linked = group_images(["h1", "h2", "h3", "h4"], [None] * 4, ["x", None, "x", "y"], [None, "z", None, "z"])
+    assert linked == ["content-h1", "content-h2", "content-h1", "content-h2"]
     assert group_images(["h4", "h3", "h2", "h2", "h1"], [None, None, "bob", "ann", "ann"]) == groups[::-1]
 
 
