@@ -76,17 +76,19 @@ def choose_resources(workers: int, said: dict[str, int], cluster: Cluster) -> Re
     shares = range(max(cluster.node_cpus, default=1), 0, -1)
     cpus = said.get("cpu", next((share for share in shares if _room(cluster, share, gpus) >= workers), 1))
     if _room(cluster, cpus, gpus) < workers:
-        need = f"{cpus} cores" + (f" and {gpus} GPUs" if gpus else "")
-        have = ", ".join(
-            f"{cores} cores" + (f" and {cards} GPUs" if cards else "")
-            for cores, cards in zip(cluster.node_cpus, cluster.node_gpus, strict=True)
-        )
+        need, nodes = _said(cpus, gpus), zip(cluster.node_cpus, cluster.node_gpus, strict=True)
+        have = ", ".join(_said(*node) for node in nodes)
         most = _room(cluster, cpus, gpus)
         raise UsageError(
             f"--workers {workers} with {need} each do not fit the cluster, whose nodes have {have}.",
             f"Say --workers {most}, or fewer --resources for each." if most else "Say fewer --resources for each.",
         )
     return Resources(workers, cpus, gpus)
+
+
+def _said(cpus: int, gpus: int) -> str:
+    cores = f"{cpus} core" + "s" * (cpus != 1)
+    return cores + (f" and {gpus} GPU" + "s" * (gpus != 1) if gpus else "")
 
 
 def _room(cluster: Cluster, cpus: int, gpus: int) -> int:
