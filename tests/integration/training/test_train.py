@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.session import start_or_join
+from cluster.session import shared_session
 from pipelines.demo.archive import draw_archive
 from pipelines.errors import UsageError
 from pipelines.images.preprocess import Preprocessing
@@ -26,14 +29,14 @@ from pipelines.training.recipes import load_recipe
 from pipelines.training.run import train
 
 Connect = Callable[[], AbstractContextManager[Any]]
-SMALL = {"alpha": "0.35", "input_size": "64", "epochs": "20", "learning_rate": "0.01"}
+SMALL = {"alpha": "0.35", "input_size": "64"}
 
 
 @pytest.fixture(scope="module")
 def connect() -> Iterator[Connect]:
     """One Ray for all trainings of this file."""
-    with start_or_join("local") as size:
-        yield lambda: contextlib.nullcontext(size)
+    with shared_session("local") as session:
+        yield session
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(data: Path | str, models: Path, **changes: Any) -> TrainConfig:
-    values = {"recipe": load_recipe("default", SMALL), "weights": "none", "name": "tissue"} | changes
+    values = {"recipe": load_recipe("skin-lesion", SMALL), "weights": "none", "name": "tissue"} | changes
     return TrainConfig(data=DataConfig(str(data)), models=str(models), **values)
 
 
@@ -96,7 +99,7 @@ def test_the_bundle_answers_what_validation_recorded(trained: tuple[Path, Any], 
         if prepared.content_sha256 in rows:
             row, answer = rows[prepared.content_sha256], scorer(prepared.pixels)
             decided.append((row["label"], bundle.decision(float(np.float32(bundle.p_positive(answer))))))
-            np.testing.assert_allclose(answer, [row["p_benign"], row["p_malignant"]], atol=1e-3)
+            np.testing.assert_array_equal(answer, np.float32([row["p_benign"], row["p_malignant"]]))
             assert (row["label"], row["width"], row["height"]) == (path.parent.name, prepared.width, prepared.height)
             assert row["suffix"] == path.suffix
             seen += 1
@@ -111,7 +114,7 @@ def test_the_split_is_in_the_bundle(trained: tuple[Path, Any]) -> None:
     models, _ = trained
     bundle = resolve(f"{models}/tissue")
     split = table(bundle, "split.parquet").to_pylist()
-    assert set(split[0]) == {"content_sha256", "perceptual_hash", "group", "part"}
+    assert set(split[0]) == {"content_sha256", "perceptual_hash", "group", "part", "person"}
     assert len(split) == 61
     assert len({row["content_sha256"] for row in split}) == 60
     by_content: dict[str, set[str]] = {}
@@ -129,8 +132,6 @@ def test_the_split_is_in_the_bundle(trained: tuple[Path, Any]) -> None:
 def test_a_second_training_elsewhere_gives_the_same_arrays(
     trained: tuple[Path, Any], labelled: Path, connect: Connect, tmp_path: Path
 ) -> None:
-    import shutil
-
     copy = tmp_path / "copied" / "data"
     shutil.copytree(labelled, copy)
     again = train(config(copy, tmp_path / "models"), connect, silent)
@@ -141,22 +142,86 @@ def test_a_second_training_elsewhere_gives_the_same_arrays(
     assert (first.temperature, first.thresholds) == (second.temperature, second.thresholds)
 
 
-def test_a_later_version_waits_and_its_features_are_cached(trained: tuple[Path, Any], labelled: Path) -> None:
-    models, _ = trained
-
-    def no_cluster() -> AbstractContextManager[Any]:
-        raise AssertionError("features are cached, Ray must not be needed")
-
-    recipe = load_recipe("default", {**SMALL, "dense_units": "8", "optimizer": "sgd"})
-    report = train(config(labelled, models, recipe=recipe), no_cluster, silent)
+def test_a_later_version_keeps_the_split_and_is_compared(
+    trained: tuple[Path, Any], labelled: Path, connect: Connect
+) -> None:
+    models, first = trained
+    phases = set()
+    recipe = load_recipe("skin-lesion", {**SMALL, "dense_units": "8", "optimizer": "sgd"})
+    later = config(labelled, models, recipe=recipe, seed=5)
+    report = train(later, connect, lambda progress: phases.add(progress.phase))
     assert (report.version, report.champion) == ("v2", "v1")
+    assert "scoring" not in phases, "the features are cached"
+    one, two = (table(resolve(f"{models}/tissue@{version}"), "split.parquet") for version in ("v1", "v2"))
+    assert one.select(["content_sha256", "part"]).equals(two.select(["content_sha256", "part"]))
+    assert report.versus is not None and report.versus["champion"] == "v1"
+    assert report.audit["origin"] == "inherited"
+    assert first.versus is None
+    # Nothing of the fit is left, only what another training can use again.
+    assert not [path for path in (models / "tissue" / "work").rglob("fit-*")]
+    anew = train(config(labelled, models, recipe=recipe, seed=5, new_split=True), connect, silent)
+    dealt = table(resolve(anew.path), "split.parquet")
+    assert not one.select(["content_sha256", "part"]).equals(dealt.select(["content_sha256", "part"]))
+    assert resolve(anew.path).provenance["new_split"] is True
+
+
+def test_last_layers_are_trained_on_moved_copies(
+    trained: tuple[Path, Any], labelled: Path, connect: Connect, tmp_path: Path
+) -> None:
+    settings = {**SMALL, "variants": "2", "epochs": "3", "learning_rate": "0.001", "batch_size": "7"}
+    start = f"{trained[0]}/tissue@v1"
+    how = config(labelled, tmp_path, recipe=load_recipe("histopathology", settings), start=start, workers=2)
+    with pytest.raises(UsageError, match=r"scaling backbone, and the recipe has 0\.\.1"):
+        train(replace(how, recipe=load_recipe("histopathology", settings)), connect, silent)
+    how = replace(how, recipe=load_recipe("histopathology", {**settings, "scaling": "backbone"}))
+    report = train(how, connect, silent)
+    bundle = resolve(report.path)
+    assert report.started_from == "tissue@v1"
+    assert bundle.backbone["trainable_layers"] == 30
+    assert report.epochs <= 3 and report.workers == 2
+    before, after = (h5py.File(io.BytesIO(resolve(ref).read("weights.weights.h5"))) for ref in (start, report.path))
+    changed = _changed_layers(before, after)
+    assert changed and not any(name.startswith(("Conv1", "block_1_", "block_12")) for name in changed), changed
+    rows = table(bundle, "validation.parquet").to_pylist()
+    scorer = Scorer(*bundle.scorer("float32"))
+    answers = {
+        hashlib.sha256(path.read_bytes()).hexdigest(): scorer(Preprocessing(64).prepare(path.read_bytes()).pixels)
+        for path in labelled.rglob("*.*")
+        if path.name != "broken.jpg"
+    }
+    for row in rows:
+        np.testing.assert_array_equal(answers[row["content_sha256"]][1], np.float32(row["p_malignant"]))
+    if "int8" not in bundle.spec.scorers:
+        with pytest.raises(UsageError, match=r"has no int8 scorer\. .+"):
+            bundle.scorer("int8")
+
+
+def _changed_layers(before: Any, after: Any) -> list[str]:
+    """Names of the layers whose arrays differ."""
+    found: list[str] = []
+
+    def look(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and name in before and not np.array_equal(item[()], before[name][()]):
+            found.append(name.split("layers/", 1)[-1])
+
+    after.visititems(look)
+    return found
+
+
+def test_all_layers_are_trained_on_pixels_moved_afresh(labelled: Path, connect: Connect, tmp_path: Path) -> None:
+    settings = {**SMALL, "trainable_layers": "200", "epochs": "2", "variants": "0", "rotation": "10"}
+    settings |= {"mixup": "0.2", "label_smoothing": "0.1", "weight_averaging": "0.9", "flip_at_prediction": "true"}
+    settings |= {"schedule": "cosine", "warmup_epochs": "1", "class_balance": "oversample", "optimizer": "adamw"}
+    report = train(config(labelled, tmp_path, recipe=load_recipe("skin-lesion", settings)), connect, silent)
+    assert report.epochs == 2
+    scorer = Scorer(*resolve(report.path).scorer("float32"))
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    np.testing.assert_allclose(scorer(pixels), scorer(np.ascontiguousarray(pixels[:, ::-1])), atol=1e-6)
 
 
 def test_the_labels_of_the_test_part_change_nothing(
     trained: tuple[Path, Any], labelled: Path, connect: Connect, tmp_path: Path
 ) -> None:
-    import hashlib
-
     models, _ = trained
     bundle = resolve(f"{models}/tissue@v1")
     part = {row["content_sha256"]: row["part"] for row in table(bundle, "split.parquet").to_pylist()}
@@ -173,7 +238,7 @@ def test_the_labels_of_the_test_part_change_nothing(
         manifest = tmp_path / f"{turned}.csv"
         manifest.write_text("\n".join(rows) + "\n", encoding="utf-8")
         data = DataConfig(str(manifest), root=str(labelled))
-        how = TrainConfig(data, str(tmp_path / "models"), f"m{turned}", load_recipe("default", SMALL), "none")
+        how = TrainConfig(data, str(tmp_path / "models"), f"m{turned}", load_recipe("skin-lesion", SMALL), "none")
         written.append(resolve(train(how, connect, silent).path))
     first, second = written
     for name in ("scorer.tflite", "split.parquet", "validation.parquet"):
@@ -204,15 +269,16 @@ def test_bad_input_leaves_nothing_in_models(labelled: Path, connect: Connect, tm
 
 def test_both_real_sets_are_trained_as_they_are(shared_data: Path, connect: Connect, tmp_path: Path) -> None:
     weights = str(shared_data / "weights" / "mobilenet_v2_0.35_224_no_top.weights.h5")
-    recipe = load_recipe("default", {"alpha": "0.35"})
-    folders = DataConfig(str(shared_data / "brain_tumor_mri"))
-    manifest = DataConfig(
+    recipe = load_recipe("skin-lesion", {"alpha": "0.35"})
+    mri = DataConfig(str(shared_data / "brain_tumor_mri" / "data.csv"), columns={"uri": "images", "label": "labels"})
+    xray = DataConfig(
         str(shared_data / "chest_xray" / "data_1.csv"),
         columns={"uri": "image_path", "label": "target"},
         class_names={"0": "normal", "1": "pneumonia"},
     )
-    for name, data, least in (("mri", folders, 0.8), ("xray", manifest, 0.9)):
+    for name, data, least in (("mri", mri, 0.8), ("xray", xray, 0.9)):
         report = train(TrainConfig(data, str(tmp_path), name, recipe, weights), connect, silent)
         assert report.validation["roc_auc"] > least
         assert report.positive_classes == (("yes",) if name == "mri" else ("pneumonia",))
         assert not report.unreadable
+        assert report.audit["exact_copies"] == (25 if name == "mri" else 6)
