@@ -3,8 +3,8 @@
 **Exact.** Ten differing bits touch at most ten of twelve blocks of bits, so two near hashes agree in at least two
 whole blocks. Hashes are sorted by each of the 66 pairs of blocks (42 bits and more); only neighbours with the same
 key are compared, and a pair is taken only under the first key that it shares. Memory grows with the number of hashes,
-not of pairs: equal hashes stand as one, and pairs are handed on in batches. On one core, 100,000 hashes like those of
-chest X-rays take 1 s (`tests/benchmarks/bench_split.py`).
+not of pairs: equal hashes stand as one, and pairs are handed on in batches. 100,000 hashes like those of chest X-rays
+take 1 to 2 s on one core, with 1,000 of them near each other 4 s (`tests/benchmarks/bench_split.py`).
 
 **Hashes that say too little.** A picture that is even, black but for a spot, or one smooth shape on a plain ground
 has long runs of equal bits, and different patients' pictures of that kind hash alike; single linkage would chain them

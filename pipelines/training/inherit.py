@@ -8,9 +8,11 @@ one patient in two parts, which only newly told patients can bring about, are re
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,14 +21,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.errors import ModelRefused, UsageError
+from pipelines.errors import ImageFailure, ModelRefused, UsageError
 from pipelines.models.bundle import BUNDLE_FILE, SPLIT_FILE, Bundle, peek
 from pipelines.models.record import is_version
 from pipelines.storage import files
 from pipelines.storage.paths import canonical, join
+from pipelines.storage.reading import ImageReader
 from pipelines.training.duplicates import HASH_BYTES, Hashes, survey
 from pipelines.training.split import PARTS, group_images, hash_person
 
+_READERS = 16
 _NEW_SPLIT = "Say --new-split to give its split up; versions then no longer share a test part."
 
 
@@ -97,6 +101,29 @@ def read_predecessor(models: str, name: str) -> Predecessor | None:
             if SPLIT_FILE in bundle.files:
                 return _read_split(bundle)
     return None
+
+
+def find_trained(predecessor: Predecessor, uris: Sequence[str], reader: ImageReader) -> list[bool]:
+    """Which images the predecessor trained, known by their bytes: only they may be looked at before the split is kept.
+
+    Args:
+        predecessor: The earlier version's split.
+        uris: Canonical image URIs; each is read once.
+        reader: Reads them.
+
+    Returns:
+        One answer an image; False for what cannot be read.
+    """
+
+    def trained(uri: str) -> bool:
+        try:
+            digest = hashlib.sha256(reader.read(uri).data).hexdigest()
+        except ImageFailure:
+            return False  # the features' pass meets it again and names it
+        return predecessor.part_of.get(digest) == "train"
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(trained, uris))
 
 
 def inherit(

@@ -176,7 +176,11 @@ def check_counts(labels: Sequence[str], classes: Sequence[str], after: str = "")
     counts = Counter(labels)
     listing = ", ".join(f"{name}: {counts[name]}" for name in classes)
     if len(classes) < 2:
-        raise UsageError(f"There is only one class ({listing}).", "A classifier needs at least two.")
+        raise UsageError(
+            f"There is only one class ({listing}).",
+            "A classifier needs at least two: name the folder above the classes' folders, or the manifest's label with "
+            "--columns label=NAME.",
+        )
     few = [name for name in classes if counts[name] < LEAST_IMAGES]
     if few:
         raise UsageError(

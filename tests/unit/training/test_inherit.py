@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,15 @@ from pipelines.errors import ModelRefused, UsageError
 from pipelines.models.bundle import SPLIT_FILE, write_bundle
 from pipelines.models.record import BundleSpec, ScorerEntry
 from pipelines.models.runtime import ScorerIO
-from pipelines.training.inherit import Predecessor, follow_train, inherit, read_predecessor, refuse_contradiction
+from pipelines.storage.reading import ImageReader
+from pipelines.training.inherit import (
+    Predecessor,
+    find_trained,
+    follow_train,
+    inherit,
+    read_predecessor,
+    refuse_contradiction,
+)
 from pipelines.training.split import hash_person
 
 SPEC = BundleSpec(
@@ -97,6 +107,16 @@ def predecessor(parts: list[str], people: list[str | None] | None = None) -> Pre
     hashed = tuple(None if one is None else hash_person(one) for one in people or [None] * len(parts))
     groups = tuple(name or f"content-{digest}" for name, digest in zip(hashed, content, strict=True))
     return Predecessor("v3", content, PRINTS[: len(parts)], groups, hashed, tuple(parts))
+
+
+def test_what_may_be_looked_at_early_is_what_trained(tmp_path: Path) -> None:
+    names = ["trained", "validated", "tested", "new"]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    digests = [hashlib.sha256(name.encode()).hexdigest() for name in names[:3]]
+    old = replace(predecessor(["train", "val", "test"]), content=tuple(digests))
+    uris = [str(tmp_path / name) for name in [*names, "missing"]]
+    assert find_trained(old, uris, ImageReader(100)) == [True, False, False, False, False]
 
 
 def test_links_are_followed_over_any_number_of_steps_and_over_images_that_are_gone() -> None:

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import UsageError
@@ -143,7 +145,8 @@ def twelve(label: str, first: int = 0) -> list[str]:
 @pytest.mark.parametrize(
     ("header", "rows", "words"),
     [
-        ("uri,label", [*twelve("a"), "12.jpg,"], ["1 of 13", "empty label"]),
+        ("uri,label", [*twelve("a"), "12.jpg,"], ["1 of 13", "empty label", "12.jpg", "Label them"]),
+        ("uri,label", [*twelve("a"), *(f"{n}.jpg, " for n in range(12, 24))], ["12 of 24", "empty label"]),
         ("uri,label", twelve("a"), ["only one class", "a: 12"]),
         (
             "uri,label",
@@ -151,8 +154,13 @@ def twelve(label: str, first: int = 0) -> list[str]:
             ["'b'", "fewer than 10", "b: 9", "a: 12"],
         ),
         ("uri,kind", [*twelve("a"), *twelve("b", 12)], ["label"]),
-        ("uri,label", [*twelve("Grade 1"), *twelve("grade-1", 12)], ["grade"]),
-        ("uri,label", [*twelve("a"), *twelve("b", 12), "00.jpg,b"], []),
+        (
+            "uri,label",
+            [*twelve("Grade 1"), *twelve("grade-1", 12)],
+            ["'Grade 1' and 'grade-1'", "column p_grade_1", "--class-names"],
+        ),
+        ("uri,label", [*twelve("+"), *twelve("-", 12)], ["'+' has no letter", "--class-names"]),
+        ("uri,label", [*twelve("a"), *twelve("b", 12), "00.jpg,b"], ["same image", "2, 26", "one row for each image"]),
         (
             "uri,label,split",
             [*(f"{row},train" for row in twelve("a")), *(f"{row},later" for row in twelve("b", 12))],
@@ -184,6 +192,79 @@ def test_a_password_in_the_data_is_refused_and_not_repeated() -> None:
     with pytest.raises(UsageError) as caught:
         read_labelled(DataConfig("sftp://u:hidden@host/x"))
     assert "hidden" not in str(caught.value)
+
+
+def test_a_parquet_manifest_with_numbers_for_labels(tmp_path: Path) -> None:
+    fill(tmp_path, 24)
+    labels = [0.0] * 12 + [1.0] * 12
+    people = [None if number % 3 else number for number in range(24)]
+
+    def written(labels: list[float]) -> DataConfig:
+        table = pa.table({"file": [f"{n:02d}.jpg" for n in range(24)], "y": labels, "patient_id": pa.array(people)})
+        pq.write_table(table, tmp_path / "labels.parquet")
+        columns = {"uri": "file", "label": "y"}
+        return DataConfig(str(tmp_path / "labels.parquet"), columns, class_names={"0": "normal", "1": "sick"})
+
+    found = read_labelled(written(labels))
+    assert Counter(found.table["label"].to_pylist()) == {"normal": 12, "sick": 12}
+    assert found.table["person"].to_pylist()[:4] == ["0", None, None, "3"]
+    # What pandas writes for a missing number is no label either.
+    with pytest.raises(UsageError, match=r"1 of 24 images have an empty label, .*23\.jpg"):
+        read_labelled(written([*labels[:-1], float("nan")]))
+
+
+def test_what_is_excluded_needs_no_label(tmp_path: Path) -> None:
+    fill(tmp_path, 24)
+    fill(tmp_path, 1, "_mask.png")
+    data = manifest(tmp_path, "uri,label", [*twelve("a"), *twelve("b", 12), "00_mask.png,"])
+    assert read_labelled(DataConfig(data, exclude=("*_mask*",))).table.num_rows == 24
+
+
+def test_when_all_is_excluded_the_patterns_are_named(two_classes: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"All images of .* are left out by '\*\.jpg', '\*\.PNG'.*--set exclude="):
+        read_labelled(DataConfig(str(two_classes), exclude=("*.jpg", "*.PNG")))
+    data = manifest(two_classes, "uri,label", [f"benign/{row}" for row in twelve("a")])
+    with pytest.raises(UsageError, match=r"All images of .*labels\.csv are left out by 'benign/\*'"):
+        read_labelled(DataConfig(data, exclude=("benign/*",)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no images"):
+        read_labelled(DataConfig(str(tmp_path / "empty"), exclude=("*_mask*",)))
+
+
+def test_two_labels_may_be_one_class(two_classes: Path) -> None:
+    fill(two_classes / "normal", 10)
+    names = {"benign": "harmless", "normal": "harmless", "malignant": "malignant"}
+    found = read_labelled(DataConfig(str(two_classes), class_names=names))
+    assert Counter(found.table["label"].to_pylist()) == {"harmless": 22, "malignant": 11}
+
+
+def test_relative_paths_start_at_the_root(tmp_path: Path) -> None:
+    fill(tmp_path / "images" / "p", 24)
+    (tmp_path / "lists").mkdir()
+    data = manifest(tmp_path / "lists", "uri,label", [f"p/{row}" for row in [*twelve("a"), *twelve("b", 12)]])
+    found = read_labelled(DataConfig(data, root=str(tmp_path / "images"), exclude=("p/0[01].jpg",), group_by="^p/(.)"))
+    assert found.table.num_rows == 22
+    assert set(found.table["person"].to_pylist()) == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "options", "classes"),
+    [
+        ("brain_tumor_mri", "data.csv", {"columns": {"uri": "images", "label": "labels"}}, {"no": 98, "yes": 155}),
+        (
+            "chest_xray",
+            "data_1.csv",
+            {"columns": {"uri": "image_path", "label": "target"}, "class_names": {"0": "normal", "1": "pneumonia"}},
+            {"normal": 234, "pneumonia": 390},
+        ),
+    ],
+)
+def test_both_real_manifests_as_they_are(
+    shared_data: Path, name: str, data: str, options: dict[str, dict[str, str]], classes: dict[str, int]
+) -> None:
+    found = read_labelled(DataConfig(str(shared_data / name / data), **options))  # type: ignore[arg-type]
+    assert Counter(found.table["label"].to_pylist()) == classes
+    assert found.table["person"].null_count == found.table.num_rows and not found.has_split
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
