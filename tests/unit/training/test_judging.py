@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix, roc_auc_score
+
+from pipelines.training.calibration import fit_threshold, sum_positive
+from pipelines.training.judging import Judged, judge
+from pipelines.training.records import plain
+
+
+def judged(images: int, classes: int, separation: float, positive: tuple[str, ...] = ("b",), **more: str) -> Judged:
+    random = np.random.default_rng(images)
+    truth = np.arange(images) % classes
+    logits = random.normal(0, 1, (images, classes)) + separation * np.eye(classes)[truth]
+    raised = np.exp(logits)
+    p = (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
+    names = ("a", "b", "c")[:classes]
+    numbers = [names.index(name) for name in positive]
+    point = fit_threshold(sum_positive(p, numbers), np.isin(truth, numbers), 0.95)
+    groups = [str(number) for number in range(images)]
+    found = judge(names, positive, p, truth, groups, point, 0, more.get("undefined_metric"))
+    assert found.matrix == tuple(map(tuple, confusion_matrix(truth, p.argmax(axis=1)).tolist()))
+    wanted = roc_auc_score(np.isin(truth, numbers), p[:, numbers].astype(np.float64).sum(axis=1))
+    assert found.roc_auc == pytest.approx(wanted)
+    assert found.roc_auc_interval[0] < found.roc_auc <= found.roc_auc_interval[1] + 1e-12
+    return found
+
+
+def test_two_classes_have_one_area_and_one_interval() -> None:
+    found = judged(200, 2, 2.0)
+    assert found.figures["roc_auc"] == pytest.approx(found.roc_auc)
+    assert found.intervals["roc_auc"] == pytest.approx(found.roc_auc_interval)
+    assert found.warnings == () and "support" in found.report
+
+
+def test_several_classes_have_a_mean_and_a_positive_area() -> None:
+    found = judged(300, 3, 1.0, positive=("b", "c"))
+    assert found.figures["roc_auc"] != found.roc_auc
+    assert set(found.intervals) == set(found.figures)
+
+
+def test_chance_few_images_and_an_undefined_metric_are_told() -> None:
+    found = judged(16, 2, 0.0, undefined_metric="mcc")
+    assert "mcc on validation was no number" in found.warnings[0]
+    assert any("cannot be told from a coin" in text for text in found.warnings)
+    assert any("Only 16 images validate (8 of them positive)" in text for text in found.warnings)
+
+
+def test_what_bundle_json_cannot_hold_becomes_null() -> None:
+    value = plain({"a": (1.0, math.nan), "b": {"c": math.inf, "d": [True, None, "x", 3]}})
+    assert value == {"a": [1.0, None], "b": {"c": None, "d": [True, None, "x", 3]}}
+    assert json.dumps(value, allow_nan=False)
