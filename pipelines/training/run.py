@@ -21,8 +21,10 @@ from pipelines.models.positive import choose_positive
 from pipelines.models.seeding import MAX_IMAGES
 from pipelines.scoring.features import Features, Variants, compute_features
 from pipelines.scoring.report import ScoreProgress
+from pipelines.scoring.scorer import LARGEST_FILE
 from pipelines.storage import files, paths
 from pipelines.storage.leases import Lease
+from pipelines.storage.reading import ImageReader
 from pipelines.training import writing
 from pipelines.training.arrays import fit_name, write_job
 from pipelines.training.config import TrainConfig
@@ -30,7 +32,7 @@ from pipelines.training.dataset import Dataset, make_dataset
 from pipelines.training.feeding import augmentation_of
 from pipelines.training.finishing import Finished, Trained, Validation, choose_calibration, finish
 from pipelines.training.history import Row
-from pipelines.training.inherit import read_predecessor
+from pipelines.training.inherit import Predecessor, find_trained, read_predecessor
 from pipelines.training.job import FitJob
 from pipelines.training.judging import judge
 from pipelines.training.labelled import LabelledImages, read_labelled
@@ -115,7 +117,7 @@ def _prepare(config: TrainConfig, connect: Connect, tell: Tell) -> Prepared:
     config.recipe.check_classes(len(labelled.classes))
     positive = choose_positive(labelled.classes, config.positive)
     tell(ScoreProgress("preparing"))
-    chosen = _calibration_rows(config, labelled) if start is None else np.array([], np.int64)
+    chosen = _calibration_rows(config, labelled, predecessor) if start is None else np.array([], np.int64)
     network = _network(config, labelled, chosen, start)
     work = paths.join(config.work, _fingerprint(network))
     plain = compute_features(labelled.table, network.cache, config.recipe.input_size, work, connect, tell)
@@ -124,13 +126,19 @@ def _prepare(config: TrainConfig, connect: Connect, tell: Tell) -> Prepared:
     return Prepared(labelled, numbers, start, champion, network, plain, data, work)
 
 
-def _calibration_rows(config: TrainConfig, labelled: LabelledImages) -> NDArray[np.int64]:
-    """Images that `--weights none` looks at before the split is made; they will be put into `train`."""
+def _calibration_rows(
+    config: TrainConfig, labelled: LabelledImages, predecessor: Predecessor | None
+) -> NDArray[np.int64]:
+    """Images that `--weights none` looks at before the split is made; they train, or will be put into `train`."""
     if config.weights != "none":
         return np.array([], np.int64)
     people = labelled.table["person"].to_pylist()
     uris = labelled.table["image_uri"].to_pylist()
     allowed = [part in (None, "train") for part in labelled.table["part"].to_pylist()]
+    if predecessor is not None:
+        trained = find_trained(predecessor, uris, ImageReader(LARGEST_FILE))
+        # Where the predecessor knows none of them, all are dealt, and those that are looked at go to `train`.
+        allowed = [may and own for may, own in zip(allowed, trained, strict=True)] if any(trained) else allowed
     groups = group_images(_below_shared_folders(uris), people)
     return choose_for_train(labelled.label_numbers(), groups, images=MAX_IMAGES, seed=config.seed, allowed=allowed)
 
