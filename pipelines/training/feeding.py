@@ -79,12 +79,12 @@ def open_arrays(job: FitJob, folder: str) -> TrainingArrays:
         TryLater: If storage does not answer, or the disk is full.
     """
     where = job.arrays
-    inputs = _open(where.inputs, folder)
+    inputs, validation = _open(where.inputs, folder), _open(where.validation_inputs, folder)
     arrays = TrainingArrays(
         inputs[:, None] if inputs.ndim == 2 else inputs,
         np.array(_open(where.labels, folder), np.int64),
         np.array(_open(where.keys, folder), np.int64),
-        _open(where.validation_inputs, folder),
+        validation.reshape(len(validation), -1),
         np.array(_open(where.validation_labels, folder), np.int64),
     )
     rows, width = len(arrays.inputs), arrays.inputs.shape[2]

@@ -19,7 +19,7 @@ class Arrays:
             each image), or `[N, D]` for one. Pixels are uint8, D = S·S·3.
         labels: Their class numbers, int64 `[N]`.
         keys: A number from each image's content (`image_key`), int64 `[N]`: decides which variant an epoch takes.
-        validation_inputs: `[M, D]`, never augmented.
+        validation_inputs: `[M, 1, D]` or `[M, D]`, never augmented.
         validation_labels: int64 `[M]`.
     """
 
