@@ -30,7 +30,7 @@ WEIGHTS_FILE = "weights.weights.h5"
 SCORER_FILE = "scorer.tflite"
 SCORER_INT8_FILE = "scorer_int8.tflite"
 HISTORY_FILE = "history.csv"
-# Columns: content_sha256 (hex), perceptual_hash (32 bytes), group, part (train|val|test).
+# Columns: content_sha256 (hex), perceptual_hash (32 bytes), group, part (train|val|test), person (hashed, or null).
 SPLIT_FILE = "split.parquet"
 VALIDATION_FILE = "validation.parquet"
 CARD_FILE = "MODEL_CARD.md"
