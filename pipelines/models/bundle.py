@@ -143,9 +143,12 @@ class Bundle:
         total = sum(float(probabilities[self.classes.index(name)]) for name in self.positive_classes)
         return min(total, 1.0)
 
-    def decision(self, p_positive: float | None) -> str | None:
-        """Positive at or above the image threshold, negative below; None without a threshold or a probability."""
-        fitted = self.thresholds.get("image")
+    def decision(self, p_positive: float | None, precision: str = "float32") -> str | None:
+        """Positive at or above the image threshold of this precision, negative below.
+
+        None without a probability or a threshold: one that was fitted to another precision's answers is not taken.
+        """
+        fitted = self.thresholds.get(threshold_unit(precision))
         if fitted is None or p_positive is None:
             return None
         return "positive" if p_positive >= fitted["threshold"] else "negative"
@@ -164,6 +167,11 @@ class Bundle:
             raise ModelRefused(f"{SPLIT_FILE} of {self.uri} cannot be read.", _AGAIN) from error
         used = split.filter(pc.is_in(split["part"], value_set=pa.array(["train", "val"])))
         return frozenset(used["content_sha256"].to_pylist())
+
+
+def threshold_unit(precision: str) -> str:
+    """The name in `thresholds` of what decides on an image: `image`, or `image_int8` for the 8-bit scorer."""
+    return "image" if precision == "float32" else f"image_{precision}"
 
 
 def load_bundle(uri: str, cache_dir: str | None = None) -> Bundle:

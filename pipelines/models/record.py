@@ -46,7 +46,7 @@ class BundleSpec:
         backbone: Name, alpha, weights and so on; {} for an imported model.
         head: Pooling, units and so on; {} for an imported model.
         temperature: What the logits are divided by; inside the graph for the models that we compile.
-        thresholds: {} where none was fitted, else per unit: {"image": {"threshold": 0.31, "target_sensitivity": 0.95}}.
+        thresholds: {} where none was fitted, else per unit (`image`, `image_int8`): {"image": {"threshold": 0.31, …}}.
         provenance: Where it comes from: data, seeds, versions of libraries, who and when.
     """
 

@@ -126,11 +126,14 @@ def _answer_columns(outcomes: Sequence[Outcome], context: RowContext) -> dict[st
     missing = np.array([outcome.answer is None for outcome in outcomes])
     best = probabilities.argmax(axis=1)  # numpy takes the first of equals, as DESIGN asks
     positive = np.array([bundle.p_positive(row) for row in probabilities], np.float32)
+    decisions = [bundle.decision(float(p), context.precision) for p in positive]
     columns = {
         "predicted_class": pa.array([bundle.classes[i] for i in best], pa.string(), mask=missing),
         "score": pa.array(probabilities[np.arange(rows), best], pa.float32(), mask=missing),
         "p_positive": pa.array(positive, pa.float32(), mask=missing),
-        "decision": pa.array([bundle.decision(float(p)) for p in positive], pa.string(), mask=missing),
+        "decision": pa.array(
+            [bundle.decision(float(p), context.precision) for p in positive], pa.string(), mask=missing
+        ),
     }
     for index, name in enumerate(bundle.classes):
         columns[class_column(name)] = pa.array(

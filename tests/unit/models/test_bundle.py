@@ -210,6 +210,10 @@ def test_decision_is_positive_at_and_above_the_threshold(written: Bundle) -> Non
     assert written.decision(np.nextafter(0.25, 0)) == "negative"
     assert written.decision(1.0) == "positive" and written.decision(0.0) == "negative"
     assert written.decision(None) is None
+    # A threshold that was fitted to the float32 scorer's answers decides nothing about another's.
+    assert written.decision(1.0, "int8") is None
+    both = replace(written.spec, thresholds={**written.thresholds, "image_int8": {"threshold": 0.5}})
+    assert replace(written, spec=both).decision(0.4, "int8") == "negative"
 
 
 def test_without_thresholds_there_is_no_decision(tmp_path: Path) -> None:
