@@ -131,9 +131,7 @@ def _answer_columns(outcomes: Sequence[Outcome], context: RowContext) -> dict[st
         "predicted_class": pa.array([bundle.classes[i] for i in best], pa.string(), mask=missing),
         "score": pa.array(probabilities[np.arange(rows), best], pa.float32(), mask=missing),
         "p_positive": pa.array(positive, pa.float32(), mask=missing),
-        "decision": pa.array(
-            [bundle.decision(float(p), context.precision) for p in positive], pa.string(), mask=missing
-        ),
+        "decision": pa.array(decisions, pa.string(), mask=missing),
     }
     for index, name in enumerate(bundle.classes):
         columns[class_column(name)] = pa.array(
