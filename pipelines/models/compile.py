@@ -6,16 +6,19 @@ into constants first. The result takes uint8 pixels; scaling, temperature and so
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipelines.errors import ModelRefused
 from pipelines.models.backbones import import_keras
 from pipelines.models.cut import Cut
 from pipelines.models.golden import golden_images
 from pipelines.models.heads import pool
+from pipelines.models.operators import operator_outputs
 from pipelines.models.quiet import quiet_stderr
 from pipelines.models.runtime import Scorer, ScorerIO
 
@@ -23,11 +26,20 @@ from pipelines.models.runtime import Scorer, ScorerIO
 TOLERANCE = 1e-4
 # The same of a feature, relative to the largest: Keras itself differs by a tenth of it between batches of 1 and 6.
 FEATURE_TOLERANCE = 1e-3
+# More change neither the ranges nor the weights of the classes by much, and each takes 50 ms.
+CALIBRATION_IMAGES = 100
+FLOAT_CONVOLUTIONS = 3
+MATCHING_ROUNDS = 200
+_LEAST = 1e-7
+_HEAD = "classify"
+_REPORT = "Report this with the recipe: no model of ours should do so."
 
 Graph = Callable[[Any], Any]
 
 
-def compile_scorer(backbone: Any, head: Any, temperature: float, input_size: int, pooling: str = "avg") -> bytes:
+def compile_scorer(
+    backbone: Any, head: Any, temperature: float, input_size: int, pooling: str = "avg", flip: bool = False
+) -> bytes:
     """Compile a classifier.
 
     Args:
@@ -36,6 +48,8 @@ def compile_scorer(backbone: Any, head: Any, temperature: float, input_size: int
         temperature: What the logits are divided by.
         input_size: S.
         pooling: How the map becomes a vector where the head takes pooled features.
+        flip: Whether the answer is the mean of the probabilities of the picture and of its mirror image; it takes
+            twice the time.
 
     Returns:
         A LiteRT model: uint8 [1, S, S, 3] to calibrated probabilities [1, K].
@@ -43,13 +57,84 @@ def compile_scorer(backbone: Any, head: Any, temperature: float, input_size: int
     Raises:
         ModelRefused: If its answers are not finite or differ from Keras' by more than `TOLERANCE`.
     """
-    joined = _joined(backbone, head, pooling)
-    classes = max(int(joined.output_shape[-1]), 2)
+    return compile_graph(_scorer(backbone, head, temperature, pooling, flip), input_size, _classes(head))
 
-    def graph(pixels: Any) -> Any:
-        return probabilities(joined(pixels, training=False), "logits", temperature)
 
-    return compile_graph(graph, input_size, classes)
+def compile_scorer_int8(
+    backbone: Any,
+    head: Any,
+    temperature: float,
+    input_size: int,
+    pooling: str,
+    calibration: npt.NDArray[np.uint8],
+    flip: bool = False,
+) -> tuple[bytes, ScorerIO]:
+    """Compile a classifier that computes in 8-bit integers, but for its first convolutions and its head.
+
+    Quantised after training. The first `FLOAT_CONVOLUTIONS` stay in float32: in a genuine MobileNetV2 they halve the
+    error of the features, and take no time that could be measured. So does everything behind the pooling, because
+    256 steps of a logit are coarse next to a threshold. What is left of the error shifts all images alike, and a
+    weight for each class takes that away (see `matching_weights`).
+
+    Args:
+        backbone: As for `compile_scorer`.
+        head: Likewise.
+        temperature: Likewise.
+        input_size: Likewise.
+        pooling: Likewise.
+        calibration: uint8 [N, S, S, 3], images of the training part; the first `CALIBRATION_IMAGES` are used.
+        flip: As for `compile_scorer`.
+
+    Returns:
+        A LiteRT model, uint8 [1, S, S, 3] to calibrated probabilities [1, K], and how it is fed and read. It is not
+        compared with Keras, because it answers otherwise; whether it is good enough is for validation to say.
+
+    Raises:
+        ModelRefused: If it cannot be compiled, or its answers are not finite.
+    """
+    pictures = calibration[:CALIBRATION_IMAGES]
+    graph = _scorer(backbone, head, temperature, pooling, flip)
+    io = ScorerIO(input_size, _classes(head))
+    # Weights that no model holds by chance: they mark the place where the fitted ones are written afterwards.
+    marks = np.random.RandomState(8).uniform(1, 2, io.size).astype(np.float32)
+    model = _quantised(lambda pixels: _weighted(graph(pixels), marks), pictures)
+    scorer = Scorer(model, io)
+    found = np.stack([scorer(picture) for picture in pictures]) / marks
+    wanted = np.concatenate(
+        [np.asarray(graph(part.astype(np.float32))) for part in np.array_split(pictures, -(-len(pictures) // 8))]
+    )
+    weights = matching_weights(found / found.sum(axis=1, keepdims=True), wanted)
+    if model.count(marks.tobytes()) != 1:
+        raise ModelRefused("The 8-bit model was compiled to another form than expected.", _REPORT)
+    model = model.replace(marks.tobytes(), weights.tobytes())
+    scorer = Scorer(model, io)
+    for picture in golden_images(input_size):
+        scorer(picture)  # refuses what is not finite
+    return model, io
+
+
+def matching_weights(
+    found: npt.NDArray[np.floating[Any]], wanted: npt.NDArray[np.floating[Any]]
+) -> npt.NDArray[np.float32]:
+    """Weights of the classes that give changed probabilities the mean that they should have.
+
+    Found by iterative scaling (Deming and Stephan 1940), as one corrects a classifier for another share of the
+    classes: a weight is a constant that is added to a logit.
+
+    Args:
+        found: Probabilities of some images, [N, K].
+        wanted: What they should have been.
+
+    Returns:
+        float32 [K]; probabilities times these, divided by their sum, have the means of `wanted`.
+    """
+    weights = np.ones(found.shape[1])
+    target = np.maximum(wanted.mean(axis=0, dtype=np.float64), _LEAST)
+    for _ in range(MATCHING_ROUNDS):
+        weighted = np.maximum(found, _LEAST) * weights
+        weights *= target / (weighted / weighted.sum(axis=1, keepdims=True)).mean(axis=0)
+        weights /= weights.mean()
+    return weights.astype(np.float32)
 
 
 def compile_lower(cut: Cut, input_size: int) -> bytes:
@@ -112,14 +197,52 @@ def compile_graph(graph: Graph, input_size: int, size: int, outputs: str = "prob
     answers = np.stack([scorer(picture) for picture in images])
     allowed = TOLERANCE if outputs == "probabilities" else FEATURE_TOLERANCE * max(1.0, float(np.abs(wanted).max()))
     if answers.shape != wanted.shape or not float(np.abs(answers - wanted).max()) <= allowed:
-        raise ModelRefused(
-            "The compiled model does not answer what Keras answers, so it was not written.",
-            "Report this with the recipe: no model of ours should do so.",
-        )
+        raise ModelRefused("The compiled model does not answer what Keras answers, so it was not written.", _REPORT)
     return model
 
 
+def _classes(head: Any) -> int:
+    return max(int(head.output_shape[-1]), 2)
+
+
+def _scorer(backbone: Any, head: Any, temperature: float, pooling: str, flip: bool) -> Graph:
+    """Pixels 0-255 [B, S, S, 3] to calibrated probabilities [B, K]; operations of the head have `_HEAD` as scope."""
+    keras = import_keras()
+    import tensorflow as tf
+
+    pooled = len(head.input_shape) == 2 and len(backbone.output_shape) == 4
+    features = keras.Model(backbone.input, pool(backbone.output, pooling)) if pooled else backbone
+
+    def once(pixels: Any) -> Any:
+        flow = features(pixels, training=False)
+        with tf.name_scope(_HEAD):
+            return probabilities(head(flow, training=False), "logits", temperature)
+
+    if not flip:
+        return once
+
+    def both(pixels: Any) -> Any:
+        count = tf.shape(pixels)[0]
+        answers = once(tf.concat([pixels, tf.reverse(pixels, [2])], axis=0))
+        with tf.name_scope(_HEAD):
+            return (answers[:count] + answers[count:]) * np.float32(0.5)
+
+    return both
+
+
+def _weighted(answers: Any, weights: npt.NDArray[np.float32]) -> Any:
+    import tensorflow as tf
+
+    weighted = answers * weights
+    return weighted / tf.reduce_sum(weighted, axis=-1, keepdims=True)
+
+
 def _convert(graph: Graph, input_size: int) -> bytes:
+    return _explained(lambda: bytes(_converter(graph, input_size).convert()))
+
+
+def _converter(graph: Graph, input_size: int) -> Any:
+    """A converter of the graph with its variables frozen, for uint8 pixels [1, S, S, 3]."""
     import_keras()
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -128,22 +251,53 @@ def _convert(graph: Graph, input_size: int) -> bytes:
     def answer(pixels: Any) -> Any:
         return graph(tf.cast(pixels, tf.float32))
 
+    frozen = convert_variables_to_constants_v2(answer.get_concrete_function())
+    return tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+
+
+def _quantised(graph: Graph, pictures: npt.NDArray[np.uint8]) -> bytes:
+    """Convert with 8-bit weights and answers of the layers, but for the first convolutions and the head."""
+
+    def calibrate() -> bytes:
+        import tensorflow as tf
+
+        converter = _converter(graph, pictures.shape[1])
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([picture[np.newaxis]] for picture in pictures)
+        # Quantising apart from calibrating is the only way to name operations that shall stay as they are.
+        converter._experimental_calibrate_only = True
+        return bytes(converter.convert())
+
+    def quantise(calibrated: bytes) -> bytes:
+        from tensorflow.lite.python.convert import mlir_quantize
+
+        return bytes(mlir_quantize(calibrated, denylisted_nodes=_float_operations(calibrated)))
+
+    calibrated = _explained(calibrate)
+    return _explained(lambda: quantise(calibrated))
+
+
+def _float_operations(calibrated: bytes) -> list[str]:
+    """Names of the operations that are not quantised: the first convolutions, the head and all behind it."""
+    operations = operator_outputs(calibrated)
+    convolutions = np.cumsum([is_convolution for is_convolution, _ in operations])
+    names = [name for _, name in operations]
+    head = next(place for place, name in enumerate(names) if name.startswith(_HEAD))
+    return [name for place, name in enumerate(names) if convolutions[place] <= FLOAT_CONVOLUTIONS or place >= head]
+
+
+def _explained(convert: Callable[[], bytes]) -> bytes:
+    """Run the converter without its notes; what it refuses is said in one sentence."""
+    import_keras()
+    import tensorflow as tf
+
     try:
-        with quiet_stderr():
-            frozen = convert_variables_to_constants_v2(answer.get_concrete_function())
-            return bytes(tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert())
+        with quiet_stderr(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return convert()
     except (ValueError, RuntimeError, TypeError, NotImplementedError, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()
         raise ModelRefused(
             f"The model cannot be compiled for LiteRT: {reason[0][:200] if reason else type(error).__name__}.",
             "It uses an operation that LiteRT does not have.",
         ) from error
-
-
-def _joined(backbone: Any, head: Any, pooling: str) -> Any:
-    """Backbone and head as one model, pooled in between where the head takes vectors."""
-    keras = import_keras()
-    flow = backbone.output
-    if len(head.input_shape) == 2 and len(backbone.output_shape) == 4:
-        flow = pool(flow, pooling)
-    return keras.Model(backbone.input, head(flow))

@@ -1,4 +1,4 @@
-"""Which operators a `.tflite` file uses, read from the file itself before anything runs it."""
+"""Which operators a `.tflite` file uses, read from the file itself without running it."""
 
 from __future__ import annotations
 
@@ -45,3 +45,22 @@ def _foreign_operators(model: bytes) -> set[str]:
                 "".join(letter for letter in (name or b"?").decode(errors="replace") if letter.isprintable())[:60]
             )
     return foreign
+
+
+def operator_outputs(model: bytes) -> list[tuple[bool, str]]:
+    """The operators of a model of ours, in the order in which they run.
+
+    Returns:
+        For each, whether it is a convolution, and the name of its first output.
+    """
+    from ai_edge_litert.schema_py_generated import BuiltinOperator, Model
+
+    root = Model.GetRootAs(model, 0)
+    graph = root.Subgraphs(0)
+    convolutions = (BuiltinOperator.CONV_2D, BuiltinOperator.DEPTHWISE_CONV_2D)
+    found = []
+    for index in range(graph.OperatorsLength()):
+        operator = graph.Operators(index)
+        code = root.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()
+        found.append((code in convolutions, graph.Tensors(operator.Outputs(0)).Name().decode()))
+    return found
