@@ -202,6 +202,10 @@ def _quiet_ray() -> Any:
 
     for name in ("ray", "ray.data", "ray._private"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    from ray._private import worker
+
+    printing: Any = worker
+    printing._worker_logs_enabled = False  # a worker's death would be told on standard output, into the JSON
     return ray
 
 

@@ -178,7 +178,17 @@ def _work(config: dict[str, Any]) -> None:
     workers, rank = context.get_world_size(), context.get_world_rank()
     strategy = _join(workers, resources)
     place = Place(strategy, rank, workers, resources.cpus)
-    fit_job(job, place, lambda row: ray.get(mailbox.tell.remote(row)))
+    sent: list[Any] = []
+
+    def tell(row: Row) -> None:
+        # The answer to the last row is awaited while this one is on its way: no epoch waits for the driver, and a
+        # driver that has gone ends the fit.
+        sent.append(mailbox.tell.remote(row))
+        if len(sent) > 1:
+            ray.get(sent.pop(0))
+
+    fit_job(job, place, tell)
+    ray.get(sent)
 
 
 def _join(workers: int, resources: Resources) -> Any:
@@ -193,7 +203,9 @@ def _join(workers: int, resources: Resources) -> Any:
     tf.config.threading.set_intra_op_parallelism_threads(resources.cpus)
     # With one thread for whole operations, one that waits for other workers would block what they wait for.
     tf.config.threading.set_inter_op_parallelism_threads(max(2, resources.cpus))
-    for card in tf.config.list_physical_devices("GPU"):
+    if not resources.gpus:
+        tf.config.set_visible_devices([], "GPU")
+    for card in tf.config.get_visible_devices("GPU"):
         tf.config.experimental.set_memory_growth(card, True)
     tf.config.experimental.enable_op_determinism()
     return tf.distribute.MultiWorkerMirroredStrategy() if workers > 1 else None

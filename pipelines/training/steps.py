@@ -202,7 +202,7 @@ class Stepper:
                 average.assign(average * decay + variable.value * (1 - decay))
             return loss, logits
 
-        return one
+        return tf.autograph.experimental.do_not_convert(one)
 
 
 def _optimizer(job: FitJob) -> Any:

@@ -111,7 +111,6 @@ def even_if_empty(model: Any, batch: Any) -> Any:
         model: Keras model.
         batch: float32 tensor `[B, …]`.
     """
-    import_keras()
     import tensorflow as tf
 
     images = tf.shape(batch)[0]

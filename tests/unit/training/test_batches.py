@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,4 +117,4 @@ def test_images_begin_with_different_variants() -> None:
 def test_worker_rows_cover_all(rows: int, workers: int) -> None:
     stretches = [worker_rows(rows, rank, workers) for rank in range(workers)]
     assert stretches[0][0] == 0 and stretches[-1][1] == rows
-    assert all(one[1] == two[0] for one, two in zip(stretches, stretches[1:], strict=False))
+    assert all(one[1] == two[0] for one, two in itertools.pairwise(stretches))

@@ -98,7 +98,7 @@ def test_workers_share_what_there_is() -> None:
     [
         (3, {}, Nodes((2, 0)), "--workers 3 with 1 core each .* nodes have 2 cores"),
         (2, {"cpu": 3}, Nodes((5, 0)), "--workers 1, or fewer"),
-        (1, {"gpu": 1}, Nodes((2, 0)), "2 cores and 1 GPU each"),
+        (1, {"gpu": 1}, Nodes((2, 0)), "1 core and 1 GPU each"),
         (2, {"cpu": 3}, Nodes((4, 0), (2, 0)), "nodes have 4 cores, 2 cores"),
     ],
 )
