@@ -27,7 +27,10 @@ Answers = NDArray[np.float32]
 
 
 def answer_images(
-    models: Sequence[tuple[bytes, ScorerIO]], images: pa.Table, tell: Callable[[int], None] = lambda _done: None
+    models: Sequence[tuple[bytes, ScorerIO]],
+    images: pa.Table,
+    tell: Callable[[int], None] = lambda _done: None,
+    mirrored: bool = False,
 ) -> list[Answers]:
     """Run scorers of one input size on images.
 
@@ -37,6 +40,7 @@ def answer_images(
         models: LiteRT bytes, and how each is fed and read.
         images: image_uri (canonical), content_sha256 (as it was when training began); one row an image, N.
         tell: Called now and then with the number of images done.
+        mirrored: Whether the models see left and right exchanged.
 
     Returns:
         For each model float32 `[N, K]`; a row of NaN where it has no finite answer.
@@ -59,6 +63,8 @@ def answer_images(
                     reading.shutdown(wait=False, cancel_futures=True)
                     return
                 pixels = _pixels(blob, preprocessing, uris[row], contents[row])
+                if mirrored:
+                    pixels = np.ascontiguousarray(pixels[:, ::-1])
                 for scorer, own in zip(scorers, answers, strict=True):
                     own[row] = _answer(scorer, pixels)
                 done[number] += 1

@@ -57,28 +57,41 @@ def sum_positive(answers: NDArray[np.float32], positive: Sequence[int]) -> NDArr
 
 
 def probabilities(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Softmax of `logits / temperature`; float64 `[N, K]`, rows sum to 1."""
-    scaled = np.asarray(logits, np.float64) / temperature
-    raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float64)
+    """Softmax of `logits / temperature`.
+
+    Args:
+        logits: `[N, K]`, or `[V, N, K]` of V views of each image, whose probabilities are averaged.
+        temperature: What they are divided by.
+
+    Returns:
+        float64 `[N, K]`, rows sum to 1.
+    """
+    raised = np.exp(_log_probabilities(logits, temperature))
+    return np.asarray(raised if raised.ndim == 2 else raised.mean(axis=0), np.float64)
 
 
 def log_loss(logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0) -> float:
-    """Mean negative log likelihood of the true classes, natural logarithm."""
+    """Mean negative log likelihood of the true classes, natural logarithm; logits as in `probabilities`."""
+    each = _log_probabilities(logits, temperature)
+    numbers = np.asarray(labels, np.int64)
+    true = each[..., np.arange(len(numbers)), numbers]
+    if true.ndim == 2:
+        true = np.logaddexp.reduce(true, axis=0) - math.log(len(true))
+    return float(-true.mean())
+
+
+def _log_probabilities(logits: ArrayLike, temperature: float) -> NDArray[np.float64]:
     scaled = np.asarray(logits, np.float64) / temperature
-    top = scaled.max(axis=1, keepdims=True)
-    norm = top[:, 0] + np.log(np.exp(scaled - top).sum(axis=1))
-    true = scaled[np.arange(len(scaled)), np.asarray(labels, np.int64)]
-    return float(np.mean(norm - true))
+    return np.asarray(scaled - np.logaddexp.reduce(scaled, axis=-1, keepdims=True), np.float64)
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     """The temperature of least validation log loss (Guo et al., ICML 2017), between 0.05 and 20.
 
-    Dividing all logits by one number changes no order and no predicted class.
+    Dividing all logits by one number changes no predicted class.
 
     Args:
-        logits: `[N, K]`.
+        logits: As in `probabilities`.
         labels: Class numbers `[N]`.
     """
     from scipy.optimize import minimize_scalar

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.errors import ModelRefused
-from pipelines.models.compile import compile_scorer, compile_scorer_int8
+from pipelines.models.compile import CALIBRATION_IMAGES, compile_scorer, compile_scorer_int8
 from pipelines.models.runtime import ScorerIO
 from pipelines.training.answers import answer_images
 from pipelines.training.calibration import (
@@ -35,8 +35,6 @@ LARGEST_DIFFERENCE = 0.02
 Measured: at most 0.001 where the features are kept as float16 (253 images, a MobileNetV2 cut 30, 60 and 100 layers from
 its end), 3e-6 where as float32. A network that was put together wrongly answers otherwise by far more.
 """
-CALIBRATION_IMAGES = 128
-"""Training images from which the ranges of the 8-bit numbers are taken."""
 
 Answers = NDArray[np.float32]
 
@@ -123,7 +121,7 @@ def finish(
     images = validation.images.num_rows
     logits = _logits(trained, validation, lambda done: tell(done, images))
     temperature = fit_temperature(logits, validation.labels)
-    scorer, io = _compile(trained, temperature), ScorerIO(trained.input_size, logits.shape[1])
+    scorer, io = _compile(trained, temperature, trained.flip), ScorerIO(trained.input_size, logits.shape[-1])
     small = _compile_int8(trained, temperature, calibration_uris)
     models = [(scorer, io)] if isinstance(small, str) else [(scorer, io), small]
     answers, *others = answer_images(models, validation.images, lambda done: tell(done, images))
@@ -137,7 +135,7 @@ def finish(
 
 
 def choose_calibration(uris: Sequence[str], labels: Sequence[int], contents: Sequence[str]) -> list[str]:
-    """Training images to calibrate the 8-bit scorer on: as many of each class as there are, at most 128 in all.
+    """Training images to calibrate the 8-bit scorer on: the same number of each class where there are so many.
 
     Args:
         uris: Of the images of the train part.
@@ -155,23 +153,20 @@ def choose_calibration(uris: Sequence[str], labels: Sequence[int], contents: Seq
 
 
 def _logits(trained: Trained, validation: Validation, tell: Callable[[int], None]) -> NDArray[np.float64]:
-    """What the temperature divides, float64 `[N, K]`: the head's logits, or the logarithm of the mean probabilities.
+    """What the temperature divides: the head's logits `[N, K]`; with those of the mirror images, `[2, N, K]`.
 
-    Where the answers to a picture and its mirror image are averaged, it is the average whose temperature is fitted:
-    nobody has computed it so far, and a scorer without temperature does.
+    Nobody has computed the latter so far; a scorer without temperature does, up to a constant of each image.
     """
     logits = class_logits(validation.logits)
     if not trained.flip:
         return logits
-    averaging = _compile(trained, 1.0), ScorerIO(trained.input_size, logits.shape[1])
-    answers = answer_images([averaging], validation.images, tell)[0]
-    return np.log(np.maximum(answers, np.finfo(np.float32).tiny).astype(np.float64))
+    uncalibrated = _compile(trained, 1.0, flip=False), ScorerIO(trained.input_size, logits.shape[1])
+    answers = answer_images([uncalibrated], validation.images, tell, mirrored=True)[0]
+    return np.stack([logits, np.log(np.maximum(answers, np.finfo(np.float32).tiny).astype(np.float64))])
 
 
-def _compile(trained: Trained, temperature: float) -> bytes:
-    return compile_scorer(
-        trained.backbone, trained.head, temperature, trained.input_size, trained.pooling, trained.flip
-    )
+def _compile(trained: Trained, temperature: float, flip: bool) -> bytes:
+    return compile_scorer(trained.backbone, trained.head, temperature, trained.input_size, trained.pooling, flip)
 
 
 def _compile_int8(trained: Trained, temperature: float, uris: Sequence[str]) -> tuple[bytes, ScorerIO] | str:

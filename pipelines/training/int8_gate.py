@@ -60,12 +60,11 @@ class Int8Verdict:
         """The verdict with its numbers, for the bundle and for a person."""
         if self.roc_auc is None:
             return f"int8 is not offered: {'; '.join(self.reasons)}."
-        changed = f"{_changed(self.classes_changed, self.images)} differ"
-        figures = f"ROC AUC {self.roc_auc[1]:.4f} against {self.roc_auc[0]:.4f}, {changed}"
         on = "1 validation image" if self.images == 1 else f"{self.images:,} validation images"
-        if self.offered:
-            return f"int8 earned its place on {on}: {figures}."
-        return f"int8 did not earn its place on {on}: {'; '.join(self.reasons)} ({figures})."
+        if not self.offered:
+            return f"int8 did not earn its place on {on}: {'; '.join(self.reasons)}."
+        changed = f"{_changed(self.classes_changed, self.images)} differ"
+        return f"int8 earned its place on {on}: ROC AUC {self.roc_auc[1]:.4f} against {self.roc_auc[0]:.4f}, {changed}."
 
     def record(self) -> dict[str, Any]:
         """Plain values for bundle and report."""
@@ -113,7 +112,7 @@ def judge_int8(
         *(_fall("the mean ROC AUC of the classes", macro) if macro else ()),
     ]
     if changed > MOST_CHANGED * len(labels):
-        reasons.append(f"{_changed(changed, len(labels))} differ where {100 * MOST_CHANGED:g} % may")
+        reasons.append(f"{_changed(changed, len(labels))} differ, more than {100 * MOST_CHANGED:g} %")
     if own.sensitivity < min(point.sensitivity, point.target):
         reasons.append(f"no threshold above 0 reaches a sensitivity of {min(point.sensitivity, point.target):.3f}")
     return Int8Verdict(
@@ -136,7 +135,7 @@ def _fall(what: str, areas: tuple[float, float]) -> list[str]:
         return []
     if np.isnan(before) or np.isnan(after):
         return [f"{what} is not defined on these images"]
-    return [f"{what} falls by {before - after:.4f} where {LARGEST_FALL:g} may be lost"]
+    return [f"{what} falls from {before:.4f} to {after:.4f}, by more than {LARGEST_FALL:g}"]
 
 
 def _macro(float32: Answers, int8: Answers, labels: NDArray[np.int64]) -> tuple[float, float]:

@@ -36,6 +36,15 @@ def test_the_temperature_is_the_best_of_a_fine_grid(classes: int) -> None:
     assert log_loss(logits, truth, fitted) <= min(losses) + 1e-9
 
 
+def test_views_of_an_image_are_averaged_as_probabilities() -> None:
+    random = np.random.default_rng(0)
+    views, truth = random.normal(0, 3, (2, 50, 3)), random.integers(0, 3, 50)
+    mean = (probabilities(views[0], 1.7) + probabilities(views[1], 1.7)) / 2
+    np.testing.assert_allclose(probabilities(views, 1.7), mean, rtol=1e-12)
+    assert log_loss(views, truth, 1.7) == pytest.approx(-np.log(mean[np.arange(50), truth]).mean())
+    assert fit_temperature(views[:1], truth) == pytest.approx(fit_temperature(views[0], truth))
+
+
 def test_separable_logits_stop_at_the_bound_and_stay_finite() -> None:
     logits = np.array([[5.0, -5.0], [-5.0, 5.0]] * 10)
     fitted = fit_temperature(logits, [0, 1] * 10)
