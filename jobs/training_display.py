@@ -158,7 +158,7 @@ def _figure_lines(report: TrainReport) -> Iterator[str]:
     figures = report.validation
     workers = f" on {report.workers} workers" if report.workers > 1 else ""
     start = f", from {report.started_from}" if report.started_from else ""
-    yield f"  epochs      {report.epochs:,}, best {report.best_epoch:,}{workers}{start}"
+    yield f"  epochs      {report.epochs:,}{workers}{start}; the weights of epoch {report.best_epoch:,} were kept"
     yield (
         f"  validation  accuracy {figures['accuracy']:.4f}{_interval(report.intervals.get('accuracy'))}, "
         f"loss {figures['log_loss']:.4f}"

@@ -25,6 +25,18 @@ WEIGHTS_LICENCES = {
 }
 """Under what the ImageNet weights that Keras publishes were released, as its documentation says."""
 
+AUDIT_WORDS = {
+    "exact_copies": "images with the same bytes as another",
+    "near_duplicate_pairs": "pairs of different files that show the same picture",
+    "uncompared": "images too plain to find near-duplicates of",
+    "across_parts": "near-duplicate pairs across parts",
+    "across_labels": "near-duplicate pairs under two labels",
+    "largest_group": "images of the largest group",
+    "known": "images known to the predecessor",
+    "left_out": "new images that no part could take, left out",
+}
+"""What the card calls the audit's counts; a count of another name is told by that."""
+
 
 @dataclass(frozen=True)
 class DataFacts:
@@ -153,7 +165,7 @@ def _data(data: DataFacts, classes: Sequence[str]) -> str:
         [part, *(str(own[name]) for name in classes), str(sum(own.values())), str(data.groups[part])]
         for part, own in data.counts.items()
     ]
-    audit = {_words(key): count for key, count in data.audit.items()}
+    audit = {AUDIT_WORDS.get(key, key.replace("_", " ")): count for key, count in data.audit.items()}
     found = {"unreadable images, left out": data.unreadable, **audit}
     patients = (
         f"For {data.without_patient:,} images nothing says whose they are: only copies were kept together, and a "
@@ -163,7 +175,7 @@ def _data(data: DataFacts, classes: Sequence[str]) -> str:
     )
     return (
         f"## Data\n\n{markdown_table(['part', *classes, 'images', 'groups'], rows)}\n{data.split} A group is a "
-        "patient's images, or copies of one image, and stays in one part. The test part was never looked at.\n\n"
+        "patient's images, copies and near-duplicates, and stays in one part. Training never looked at the test part.\n\n"
         f"{patients}{markdown_table(['found before training', 'count'], [[k, str(v)] for k, v in found.items()])}"
     )
 
@@ -252,10 +264,6 @@ def _interval(interval: Interval | None) -> str:
 
 def _figure(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.4f}"
-
-
-def _words(key: str) -> str:
-    return key.replace("_", " ")
 
 
 def _toml(value: object) -> str:

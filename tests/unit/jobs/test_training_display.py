@@ -122,7 +122,7 @@ def test_the_summary_says_what_the_papers_programs_print_and_what_comes_next() -
         "split       that of v1",
         "1 exact copy, 2 near-duplicate pairs",
         "not known for 1 image:",
-        "epochs      23, best 18 on 2 workers",
+        "epochs      23 on 2 workers; the weights of epoch 18 were kept",
         "accuracy 0.9000 (95 % interval 0.800 to 0.960), loss 0.3000",
         "ROC AUC 0.9500 (95 % interval 0.880 to 0.990), malignant against the rest",
         "sensitivity 0.950 (asked for: 0.95), specificity 0.800",
@@ -154,7 +154,7 @@ def test_a_first_version_is_champion_and_three_classes_have_two_areas() -> None:
     text = summary(dataclasses.replace(REPORT, **changes))
     assert "score ARCHIVE --model '/data/my models/cells' --results RESULTS" in text
     assert "b or c against the rest" in text and "ROC AUC 0.9500, mean of each class against the rest" in text
-    assert "epochs      23, best 18, from cells@v1" in text
+    assert "epochs      23, from cells@v1; the weights" in text
     assert "duplicates" not in text and "patients" not in text and "split" not in text
 
 

@@ -18,7 +18,7 @@ DATA = DataFacts(
     split="Made for this version.",
     without_patient=5,
     unreadable=2,
-    audit={"near_duplicates": 3},
+    audit={"near_duplicate_pairs": 3, "odd_files": 4},
 )
 TRAINING = TrainingFacts("default", None, load_recipe().values(), "mobilenet_v2", "imagenet", None, 7, 23, 18)
 POINT = OperatingPoint(0.314159, 0.95, 0.96, 0.5)
@@ -57,7 +57,11 @@ def test_every_part_of_the_card_is_there() -> None:
         assert f"\n## {title}\n" in text
     assert "| train | 60 | 40 | 100 | 70 |" in text and "| val | 12 | 8 | 20 | 15 |" in text
     assert "grade\\|II" in text
-    assert "| unreadable images, left out | 2 |" in text and "| near duplicates | 3 |" in text
+    assert (
+        "| unreadable images, left out | 2 |" in text
+        and "| pairs of different files that show the same picture | 3 |" in text
+    )
+    assert "| odd files | 4 |" in text
     assert "For 5 images nothing says whose they are" in text
     assert "| accuracy | 0.9000 | 0.699 to 0.972 |" in text and "| mcc | – | – |" in text
     assert "On 20 images" in text and "**Warning:** Only 20 images validate." in text
