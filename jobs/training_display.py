@@ -175,7 +175,7 @@ def _figure_lines(report: TrainReport) -> Iterator[str]:
     )
     yield f"  int8        {report.int8['sentence']}"
     if report.versus is not None:
-        yield f"  champion    {report.versus.get('sentence') or report.versus['reason']}"
+        yield f"  compared    {report.versus.get('sentence') or report.versus['reason']}"
 
 
 def _next_lines(report: TrainReport) -> Iterator[str]:

@@ -175,7 +175,8 @@ def _data(data: DataFacts, classes: Sequence[str]) -> str:
     )
     return (
         f"## Data\n\n{markdown_table(['part', *classes, 'images', 'groups'], rows)}\n{data.split} A group is a "
-        "patient's images, copies and near-duplicates, and stays in one part. Training never looked at the test part.\n\n"
+        "patient's images, copies and near-duplicates, and stays in one part. Training never looked at the "
+        "test part.\n\n"
         f"{patients}{markdown_table(['found before training', 'count'], [[k, str(v)] for k, v in found.items()])}"
     )
 

@@ -127,7 +127,7 @@ def test_the_summary_says_what_the_papers_programs_print_and_what_comes_next() -
         "ROC AUC 0.9500 (95 % interval 0.880 to 0.990), malignant against the rest",
         "sensitivity 0.950 (asked for: 0.95), specificity 0.800",
         "int8        int8 earned its place",
-        "champion    better than the champion v1",
+        "compared    better than the champion v1",
         "champion    still v1; to score with this one:",
         "models promote '/data/my models/cells'@v2",
         "61.2 s",
