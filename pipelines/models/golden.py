@@ -25,8 +25,10 @@ GOLDEN_FILE = "golden.json"
 FORMAT = 1
 SEED = 20
 TOLERANCE = 1e-4
-# One step of an 8-bit output; rounding at a step's edge may differ between processors.
-TOLERANCE_INT8 = 1 / 255
+# Where float32 differs in its last bit, a number near the edge of an 8-bit step falls on the other side, and the next
+# layers carry that on: with a genuine MobileNetV2 the golden answers moved by up to 0.03 when the first layers' weights
+# were changed by one bit, and by as much under other kernels. What is damaged answers further away than this.
+TOLERANCE_INT8 = 0.1
 
 
 def golden_images(size: int, seed: int = SEED) -> Pixels:
