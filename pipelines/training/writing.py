@@ -19,6 +19,7 @@ from pipelines.models.bundle import (
     VALIDATION_FILE,
     WEIGHTS_FILE,
     Bundle,
+    threshold_unit,
     write_bundle,
 )
 from pipelines.models.golden import GOLDEN_FILE, golden_answers, make_golden
@@ -37,9 +38,6 @@ from pipelines.training.judging import Judged
 from pipelines.training.loop import FitResult
 from pipelines.training.network import Network, joined
 from pipelines.training.versus import Versus
-
-INT8_THRESHOLD = "image_int8"
-"""The unit in `thresholds` of the 8-bit scorer's own threshold."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +94,11 @@ def write(config: TrainConfig, made: Made) -> Bundle:
 def _spec(config: TrainConfig, made: Made) -> BundleSpec:
     network, finished, size = made.network, made.finished, config.recipe.input_size
     scorers = {"float32": ScorerEntry(SCORER_FILE, finished.io)}
-    thresholds = {"image": finished.point.record()}
+    thresholds = {threshold_unit("float32"): finished.point.record()}
     if finished.int8_scorer is not None:
         scorers["int8"] = ScorerEntry(SCORER_INT8_FILE, finished.int8_scorer[1])
         assert finished.int8.point is not None
-        thresholds[INT8_THRESHOLD] = finished.int8.point.record()
+        thresholds[threshold_unit("int8")] = finished.int8.point.record()
     return BundleSpec(
         classes=made.data.classes,
         positive_classes=made.judged.positive,
