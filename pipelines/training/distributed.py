@@ -24,6 +24,7 @@ from pipelines.training.steps import Place
 MOST_DEATHS = 3
 """So many deaths of workers in a row without one more epoch end the fit."""
 SECONDS_BETWEEN_LOOKS = 0.1
+SECONDS_TO_END = 10.0
 PR_SET_PDEATHSIG = 1
 
 _TRAIN_SETTINGS = {
@@ -39,6 +40,15 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
+        self._workers: list[Any] = []
+
+    def enter(self, worker: Any) -> None:
+        """A worker says that it begins; it hands over its actor."""
+        self._workers.append(worker)
+
+    def workers(self) -> list[Any]:
+        """All that began."""
+        return self._workers
 
     def tell(self, row: Row) -> None:
         """Put a row of the history in."""
@@ -122,8 +132,14 @@ def _fit_once(
             thread.join(SECONDS_BETWEEN_LOOKS)
             hear()
         hear()
+    except BaseException:
+        # Ctrl-C, or the display: Ray Train ends by itself once its workers are gone.
+        for worker in ray.get(mailbox.workers.remote()):
+            ray.kill(worker)
+        thread.join(SECONDS_TO_END)
+        raise
     finally:
-        ray.kill(mailbox)  # a worker that still runs fails when it tells its next epoch
+        ray.kill(mailbox)
     return (failures[0] if failures else None), told
 
 
@@ -174,6 +190,7 @@ def _work(config: dict[str, Any]) -> None:
     # Ray asks for the Keras of old, which our models are not.
     os.environ["TF_USE_LEGACY_KERAS"] = "0"
     job, resources, mailbox = config["job"], config["resources"], config["mailbox"]
+    ray.get(mailbox.enter.remote(ray.get_runtime_context().current_actor))
     context: Any = get_context()
     workers, rank = context.get_world_size(), context.get_world_rank()
     strategy = _join(workers, resources)
