@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipelines.errors import TryLater, UsageError
 from pipelines.models.backbones import build_architecture, weights_from_bytes
 from pipelines.models.cut import cut_backbone
+from pipelines.models.folding import fold
 from pipelines.models.heads import build_head
 from pipelines.storage import files
 from pipelines.training import checkpoint
@@ -111,9 +112,9 @@ def _on_pixels(job: FitJob, weights: bytes) -> Trainee:
     cut = cut_backbone(backbone, job.recipe.trainable_layers, heads.pooling)
     width = cut.size if not cut.layers else _pooled(backbone, heads.pooling)
     trainee = build_trainee(cut, build_head(heads, (width,), job.seed), heads)
-    lower = cut.lower
-    if lower is None:
+    if cut.lower is None:
         return trainee
+    lower = fold(cut.lower)
 
     def neck(batch: Any, training: bool = False) -> Any:
         return trainee.neck(even_if_empty(lower, batch), training=training)
@@ -278,7 +279,7 @@ class _Fit:
 
         prepared, trainee, strategy = input_function(self._job), self._trainee, self._place.strategy
 
-        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+        @tf.function(reduce_retracing=True, autograph=False)  # type: ignore[untyped-decorator]
         def answer(data: Any) -> Any:
             def one(rows: Any) -> Any:
                 return trainee.answer(prepared(rows, tf.range(tf.shape(rows)[0])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipelines.models.backbones import BackboneSpec, build_architecture, import_keras, weights_from_bytes
 from pipelines.models.compile import feature_length
 from pipelines.models.cut import Cut, cut_backbone
+from pipelines.models.folding import fold
 from pipelines.models.heads import HeadSpec, build_head, pool
 
 
@@ -83,12 +84,12 @@ def build_trainee(cut: Cut, head: Any, head_spec: HeadSpec) -> Trainee:
         head_spec: What it was made from.
     """
     keras = import_keras()
-    trained = None if cut.upper is None else keras.Model(cut.upper.input, pool(cut.upper.output, head_spec.pooling))
+    upper = None if cut.upper is None else fold(cut.upper)
     end = head.layers[-2].input if head_spec.dropout else head.layers[-1].input
     hidden = None if end is head.input else keras.Model(head.input, end)
 
     def neck(batch: Any, training: bool = False) -> Any:
-        features = batch if trained is None else even_if_empty(trained, batch)
+        features = batch if upper is None else pool(even_if_empty(upper, batch), head_spec.pooling)
         return features if hidden is None else hidden(features, training=training)
 
     return Trainee(
@@ -101,14 +102,14 @@ def build_trainee(cut: Cut, head: Any, head_spec: HeadSpec) -> Trainee:
     )
 
 
-def even_if_empty(model: Any, batch: Any) -> Any:
+def even_if_empty(answer: Callable[[Any], Any], batch: Any) -> Any:
     """What a backbone's part answers in inference mode to a batch that may hold no image.
 
     A worker that finds no image in its part of a small last batch must still take the step with the others, and
     convolutions answer no image in a wrong shape: they get one of zeros, whose answer is dropped.
 
     Args:
-        model: Keras model.
+        answer: What the part answers to a batch.
         batch: float32 tensor `[B, …]`.
     """
     import tensorflow as tf
@@ -116,7 +117,7 @@ def even_if_empty(model: Any, batch: Any) -> Any:
     images = tf.shape(batch)[0]
     missing = tf.cast(images == 0, tf.int32)
     filled = tf.pad(batch, [[0, missing]] + [[0, 0]] * (len(batch.shape) - 1))
-    return model(filled, training=False)[:images]
+    return answer(filled)[:images]
 
 
 def build_trainee_for_worker(

@@ -63,12 +63,12 @@ def test_the_pieces_make_the_network_and_the_worker_the_same_pieces(layers: int)
     network = with_batch_norm(layers)
     trainee = network.trainee()
     wanted = np.asarray(joined(network.backbone, network.head, "avg")(PIXELS, training=False))
-    np.testing.assert_allclose(np.asarray(trainee.answer(entering(network))), wanted, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(trainee.answer(entering(network))), wanted, atol=1e-4)
     weights = weights_to_bytes(network.backbone) if layers else None
     theirs = build_trainee_for_worker(network.spec, network.head_spec, layers, weights, 5, network.cut.size)
     for mine, other in zip(trainee.arrays(), theirs.arrays(), strict=True):
         np.testing.assert_array_equal(mine, other)
-    np.testing.assert_allclose(np.asarray(theirs.answer(entering(network))), wanted, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(theirs.answer(entering(network))), wanted, atol=1e-4)
     assert theirs.dropout == 0.4 and network.cache.dtype == {0: "float32", 30: "float16", 1000: "uint8"}[layers]
     with pytest.raises(ValueError):
         theirs.assign(trainee.arrays()[1:])
