@@ -101,6 +101,7 @@ def build_network(
     seed: int,
     calibration: NDArray[np.uint8] | None,
     start: Bundle | None = None,
+    keep_head: bool = True,
 ) -> Network:
     """Build the network of a recipe and compile what runs once an image.
 
@@ -112,6 +113,7 @@ def build_network(
         calibration: Training images for `none`, uint8 `[N, S, S, 3]`.
         start: A trained bundle whose arrays are taken instead: the backbone's, and the head's where all its arrays
             have the same shapes.
+        keep_head: Whether the head of `start` tells the same classes, and may be kept.
 
     Raises:
         UsageError: If the weights are not there or do not fit, or `start` is no bundle of this backbone.
@@ -128,7 +130,7 @@ def build_network(
         _refuse_other_backbone(start, spec)
         backbone = build_architecture(spec)
         head = build_head(how, (feature_length(backbone, how.pooling),), seed)
-        _take_arrays(start, backbone, head)
+        _take_arrays(start, backbone, head, keep_head)
     digest = hashlib.sha256()
     for array in backbone.get_weights():
         digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
@@ -164,7 +166,7 @@ def _refuse_other_backbone(start: Bundle, spec: BackboneSpec) -> None:
             )
 
 
-def _take_arrays(start: Bundle, backbone: Any, head: Any) -> None:
+def _take_arrays(start: Bundle, backbone: Any, head: Any, keep_head: bool) -> None:
     """Load a bundle's arrays into the backbone, and into the head where all of them have the same shapes."""
     names = {field.name for field in fields(HeadSpec)}
     said = {key: value for key, value in start.head.items() if key in names}
@@ -173,7 +175,7 @@ def _take_arrays(start: Bundle, backbone: Any, head: Any) -> None:
     their_head = build_head(spec, (feature_length(theirs, spec.pooling),))
     weights_from_bytes(joined(theirs, their_head, spec.pooling), start.read(WEIGHTS_FILE))
     backbone.set_weights(theirs.get_weights())
-    if [one.shape for one in their_head.weights] == [one.shape for one in head.weights]:
+    if keep_head and [one.shape for one in their_head.weights] == [one.shape for one in head.weights]:
         for ours, one in zip(head.weights, their_head.weights, strict=True):
             ours.assign(one)
 

@@ -155,7 +155,8 @@ def _network(config: TrainConfig, labelled: LabelledImages, chosen: NDArray[np.i
     if len(chosen):
         uris = labelled.table["image_uri"].take(pa.array(chosen)).to_pylist()
         pixels = prepared_pixels(uris, config.recipe.input_size)
-    return build_network(config.recipe, len(labelled.classes), config.weights, config.seed, pixels, start)
+    same = start is not None and start.classes == labelled.classes
+    return build_network(config.recipe, len(labelled.classes), config.weights, config.seed, pixels, start, same)
 
 
 def _fingerprint(network: Network) -> str:
