@@ -38,7 +38,7 @@ class Place:
         self.strategy = tf.distribute.get_strategy() if strategy is None else strategy
         self.rank, self.workers, self.threads = rank, workers, threads
 
-        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+        @tf.function(reduce_retracing=True, autograph=False)  # type: ignore[untyped-decorator]
         def add(array: Any) -> Any:
             def one(own: Any) -> Any:
                 # The copy lies on a device; an argument of a graph does not, and cannot be reduced.
