@@ -113,7 +113,7 @@ def _train(console: Console, places: Places, connect: Any) -> None:
         data=DataConfig(places.labelled),
         models=places.models,
         name=MODEL,
-        recipe=load_recipe(),
+        recipe=load_recipe("frozen"),
         weights="none",
         positive=(POSITIVE,),
         who=who_and_where(),
