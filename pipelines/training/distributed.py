@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
+import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import ray
 
@@ -41,14 +44,20 @@ class Mailbox:
     def __init__(self) -> None:
         self._rows: list[Row] = []
         self._workers: list[Any] = []
+        self._addresses: dict[int, str] = {}
 
-    def enter(self, worker: Any) -> None:
-        """A worker says that it begins; it hands over its actor."""
+    def enter(self, worker: Any, rank: int, address: str) -> None:
+        """A worker says that it begins; it hands over its actor, and where the others reach its TensorFlow."""
         self._workers.append(worker)
+        self._addresses[rank] = address
 
     def workers(self) -> list[Any]:
         """All that began."""
         return self._workers
+
+    def addresses(self) -> list[str]:
+        """Where those are that began, by rank."""
+        return [self._addresses[rank] for rank in sorted(self._addresses)]
 
     def tell(self, row: Row) -> None:
         """Put a row of the history in."""
@@ -145,12 +154,15 @@ def _fit_once(
 
 def _run_trainer(job: FitJob, resources: Resources, mailbox: Any) -> None:
     with _settings(), tempfile.TemporaryDirectory(prefix="nightread-train-") as folder:
-        from ray.train import RunConfig, ScalingConfig
+        from ray.train import BackendConfig, RunConfig, ScalingConfig
         from ray.train.tensorflow import TensorflowTrainer
         from ray.train.v2.api.config import FailureConfig  # ray.train's own name hides its arguments
 
         trainer = TensorflowTrainer(
             _work,
+            # Ray's own would have the controller import TensorFlow before the workers do, which takes as long again,
+            # and ask for the Keras of old, which our models are not. `_join` does what is left of it.
+            tensorflow_config=cast(Any, BackendConfig()),
             train_loop_config={"job": job, "resources": resources, "mailbox": mailbox},
             scaling_config=ScalingConfig(
                 num_workers=resources.workers,
@@ -187,12 +199,15 @@ def _work(config: dict[str, Any]) -> None:
     from ray.train import get_context
 
     _end_with_parent()
-    # Ray asks for the Keras of old, which our models are not.
     os.environ["TF_USE_LEGACY_KERAS"] = "0"
+    import_keras()  # takes seconds, in which another program could take the port that is said below
     job, resources, mailbox = config["job"], config["resources"], config["mailbox"]
-    ray.get(mailbox.enter.remote(ray.get_runtime_context().current_actor))
     context: Any = get_context()
     workers, rank = context.get_world_size(), context.get_world_rank()
+    addresses = _meet(mailbox, workers, rank)
+    if workers > 1:
+        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
+        os.environ["TF_CONFIG"] = json.dumps(task)
     strategy = _join(workers, resources)
     place = Place(strategy, rank, workers, resources.cpus)
     sent: list[Any] = []
@@ -206,6 +221,25 @@ def _work(config: dict[str, Any]) -> None:
 
     fit_job(job, place, tell)
     ray.get(sent)
+
+
+def _meet(mailbox: Any, workers: int, rank: int) -> list[str]:
+    """Tell where this worker is and wait for the others; Ray Train ends those that wait for a dead one.
+
+    Returns:
+        Where TensorFlow reaches each, by rank.
+    """
+    addresses: list[str] = []
+    host = str(cast(Any, ray.util).get_node_ip_address())
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    ray.get(mailbox.enter.remote(ray.get_runtime_context().current_actor, rank, address))
+    while len(addresses) < workers:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        addresses = ray.get(mailbox.addresses.remote())
+    return addresses
 
 
 def _join(workers: int, resources: Resources) -> Any:
