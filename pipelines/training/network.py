@@ -123,13 +123,14 @@ def build_network(
     # that the same training gives the same file, and cached features are found again.
     import_keras().utils.clear_session()
     spec, how = backbone_spec(recipe), head_spec(recipe, classes)
-    if start is None:
-        backbone = build_backbone(spec, weights, seed, calibration)
-        head = build_head(how, (feature_length(backbone, how.pooling),), seed)
-    else:
+    if start is not None:
         _refuse_other_backbone(start, spec)
-        backbone = build_architecture(spec)
-        head = build_head(how, (feature_length(backbone, how.pooling),), seed)
+    backbone = build_architecture(spec) if start else build_backbone(spec, weights, seed, calibration)
+    head = build_head(how, (feature_length(backbone, how.pooling),), seed)
+    if recipe.head_start == "zeros":
+        last = head.layers[-1].kernel
+        last.assign(np.zeros(last.shape, np.float32))
+    if start is not None:
         _take_arrays(start, backbone, head, keep_head)
     digest = hashlib.sha256()
     for array in backbone.get_weights():

@@ -95,6 +95,10 @@ RULES: dict[str, Rule] = {
     "learning_rate": _rate("size of a step, before schedule and plateau"),
     "schedule": _one_of(("constant", "cosine"), "whether the learning rate stays or falls along a half cosine to 0"),
     "warmup_epochs": _whole(0, 100_000, "epochs, after the first phase, over which the learning rate rises from 0"),
+    "head_start": _one_of(
+        ("glorot", "zeros"),
+        "weights of the last layer before training: drawn, or none, so that a random head does not shake the backbone",
+    ),
     "head_epochs": _whole(0, 100_000, "a first phase of so many of the epochs, in which the head alone is trained"),
     "head_learning_rate": _rate("learning rate of that first phase; without one it has no effect"),
     "epochs": _whole(1, 100_000, "at most so many passes over the training part"),

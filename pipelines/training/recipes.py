@@ -46,6 +46,7 @@ class Recipe:
     learning_rate: float
     schedule: str
     warmup_epochs: int
+    head_start: str
     head_epochs: int
     head_learning_rate: float
     epochs: int
