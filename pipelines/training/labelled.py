@@ -6,7 +6,7 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -197,6 +197,8 @@ def _from_folders(config: DataConfig, folder: str) -> tuple[pa.Table, Listing]:
     steps = [paths.relative(uri, root).split("/") for uri in rows["image_uri"].to_pylist()]
     tops = {step[0] for step in steps if len(step) > 1}
     split = bool(tops) and all(part_of_name(top) for top in tops)
+    if not split:
+        _refuse_folders_beside_train(tops)
     depth = 1 if split else 0
     stray = ["/".join(step) for step in steps if len(step) < depth + 2]
     if stray:
@@ -207,6 +209,16 @@ def _from_folders(config: DataConfig, folder: str) -> tuple[pa.Table, Listing]:
     labels = [_label_of(step[depth]) for step in steps]
     parts = [part_of_name(step[0]) if split else None for step in steps]
     return _with_columns(rows, labels, [None] * len(steps), parts), listing
+
+
+def _refuse_folders_beside_train(tops: Collection[str]) -> None:
+    """Refuse folders of a split beside others: `train` and `test` would silently become classes."""
+    others = sorted(top for top in tops if part_of_name(top) is None)
+    if any(part_of_name(top) == "train" for top in tops):
+        raise UsageError(
+            f"Beside folders of a split there is {others[0]!r}, which is none of train, val and test.",
+            f"Leave it out, with --exclude '{others[0]}/', or name the folder above the classes' folders.",
+        )
 
 
 def _label_of(step: str) -> str:

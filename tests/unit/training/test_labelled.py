@@ -182,6 +182,16 @@ def test_what_no_classifier_can_learn_from_is_refused(
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+def test_a_split_is_not_taken_for_classes_because_of_another_folder(tmp_path: Path) -> None:
+    for folder in ("train/a", "train/b", "test/a", "test/b", "unlabelled/c"):
+        fill(tmp_path / folder, 12)
+    with pytest.raises(UsageError, match="there is 'unlabelled', which is none of train, val and test") as refused:
+        read_labelled(DataConfig(str(tmp_path)))
+    assert "--exclude 'unlabelled/'" in (refused.value.cure or "")
+    found = read_labelled(DataConfig(str(tmp_path), exclude=("unlabelled/",)))
+    assert found.classes == ("a", "b") and found.has_split
+
+
 def test_images_outside_of_a_class_are_named(two_classes: Path) -> None:
     fill(two_classes, 1)
     with pytest.raises(UsageError, match=r"1 images lie outside.*00\.jpg"):
