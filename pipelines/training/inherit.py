@@ -4,6 +4,9 @@ An image whose bytes the predecessor knows stays in its part. What is linked to 
 a near-duplicate, their group, over any number of steps) follows them. Where the links of new images lead into several
 parts, there is no part in which they would not leak: those new images are left out, counted and named. Known images of
 one patient in two parts, which only newly told patients can bring about, are refused (`audit.refuse_parted_patients`).
+
+What an earlier version knew and the newest does not is remembered too: a version trained on a few of the images must
+not set the others free. So are the images of the version that `--from` starts from: its weights have seen them.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import io
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -85,45 +88,131 @@ class Inherited:
     torn: list[bool]
 
 
-def read_predecessor(models: str, name: str) -> Predecessor | None:
-    """The split of the newest version of a name that has one; None where there is none.
+def read_predecessor(models: str, name: str, start: Bundle | None = None) -> Predecessor | None:
+    """The split of a name's versions, and of the version that training starts from; None where there is none.
+
+    The newest version that has a split decides; what it does not know is taken from earlier ones, back to one that
+    gave its predecessors' up (`--new-split`), and then from `start`.
+
+    Args:
+        models: The MODELS folder.
+        name: The model's name.
+        start: Where the first weights come from, if from another version.
 
     Raises:
-        ModelRefused: If that version does not verify: a split that cannot be read cannot be kept.
+        ModelRefused: If one of these versions does not verify: a split that cannot be read cannot be kept.
         UsageError: If a newer release wrote it.
     """
     place = join(canonical(models), name)
     versions = [entry for entry in files.list_names(place) if is_version(entry)]
+    found: Predecessor | None = None
     for version in sorted(versions, key=lambda entry: int(entry[1:]), reverse=True):
         folder = join(place, version)
         if files.exists(join(folder, BUNDLE_FILE)):
             bundle = peek(folder)
             if SPLIT_FILE in bundle.files:
-                return _read_split(bundle)
-    return None
+                found = _remembering(found, read_split(bundle))
+                if bundle.provenance.get("new_split"):
+                    break
+    if start is not None and SPLIT_FILE in start.files:
+        own = read_split(start)
+        found = _remembering(found, replace(own, version=f"{start.name}@{start.version}"))
+    return found
 
 
-def find_trained(predecessor: Predecessor, uris: Sequence[str], reader: ImageReader) -> list[bool]:
-    """Which images the predecessor trained, known by their bytes: only they may be looked at before the split is kept.
+def _remembering(newer: Predecessor | None, older: Predecessor) -> Predecessor:
+    """A split with the images that it does not know, and an older one does."""
+    if newer is None:
+        return older
+    rows = [row for row, digest in enumerate(older.content) if digest not in newer.part_of]
+    return replace(
+        newer,
+        content=(*newer.content, *(older.content[row] for row in rows)),
+        hashes=np.concatenate([newer.hashes, older.hashes[rows]]),
+        groups=(*newer.groups, *(older.groups[row] for row in rows)),
+        people=(*newer.people, *(older.people[row] for row in rows)),
+        parts=(*newer.parts, *(older.parts[row] for row in rows)),
+    )
+
+
+def refuse_seen(split: pa.Table, start: Bundle) -> None:
+    """Refuse to judge a model by images, or patients, that the weights it starts from have seen.
+
+    Args:
+        split: The new version's, as `dataset.Dataset.split`.
+        start: Where the first weights come from.
+
+    Raises:
+        UsageError: If images validate or test that trained there, or test that validated there, or their patients do.
+    """
+    if SPLIT_FILE not in start.files:
+        return
+    theirs = read_split(start)
+    seen = 0
+    for row in split.select(["content_sha256", "person", "part"]).to_pylist():
+        known = {theirs.part_of.get(row["content_sha256"]), *theirs.parts_of_people.get(row["person"], ())} - {None}
+        seen += any(PARTS.index(part) < PARTS.index(row["part"]) for part in known if part)
+    if seen:
+        raise UsageError(
+            f"{seen} of the images that would validate or test the model, or their patients, were seen by "
+            f"{start.name}@{start.version}, whose weights are its start: every figure would flatter it.",
+            f"Train under a new name without --new-split, which keeps the split of {start.name}@{start.version}, or "
+            "give --weights instead of --from.",
+        )
+
+
+def with_seen(split: pa.Table, start: Bundle | None) -> pa.Table:
+    """A split with the images of `train` and `val` that only the version it started from knows: the weights saw them.
+
+    Args:
+        split: The new version's, as `dataset.Dataset.split`.
+        start: Where the first weights come from; None where from no other version.
+    """
+    if start is None or SPLIT_FILE not in start.files:
+        return split
+    theirs, own = read_split(start), set(split["content_sha256"].to_pylist())
+    rows = [row for row, digest in enumerate(theirs.content) if digest not in own and theirs.parts[row] != "test"]
+    seen = {
+        "content_sha256": [theirs.content[row] for row in rows],
+        "perceptual_hash": [theirs.hashes[row].tobytes() for row in rows],
+        "group": [theirs.groups[row] for row in rows],
+        "part": [theirs.parts[row] for row in rows],
+        "person": [theirs.people[row] for row in rows],
+    }
+    return pa.concat_tables([split, pa.table(seen, schema=split.schema)])
+
+
+def may_be_looked_at(
+    predecessor: Predecessor, uris: Sequence[str], people: Sequence[str | None], reader: ImageReader
+) -> list[bool]:
+    """Which images may be looked at before the split is kept.
+
+    Those that the predecessor trained, known by their bytes; where the data hold none of them, those of which it knows
+    neither bytes nor patient.
 
     Args:
         predecessor: The earlier version's split.
         uris: Canonical image URIs; each is read once.
+        people: Patient of each; None where unknown.
         reader: Reads them.
 
     Returns:
-        One answer an image; False for what cannot be read.
+        One answer an image.
     """
 
-    def trained(uri: str) -> bool:
+    def part_of(uri: str) -> str | None:
         try:
             digest = hashlib.sha256(reader.read(uri).data).hexdigest()
         except ImageFailure:
-            return False  # the features' pass meets it again and names it
-        return predecessor.part_of.get(digest) == "train"
+            return None  # the features' pass meets it again and names it
+        return predecessor.part_of.get(digest)
 
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(trained, uris))
+        parts = list(pool.map(part_of, uris))
+    if "train" in parts:
+        return [part == "train" for part in parts]
+    strangers = [person is None or hash_person(person) not in predecessor.parts_of_people for person in people]
+    return [part is None and stranger for part, stranger in zip(parts, strangers, strict=True)]
 
 
 def inherit(
@@ -228,7 +317,12 @@ def follow_train(groups: Sequence[str], given: Sequence[str], settled: Sequence[
     ]
 
 
-def _read_split(bundle: Bundle) -> Predecessor:
+def read_split(bundle: Bundle) -> Predecessor:
+    """The split of one bundle that has one.
+
+    Raises:
+        ModelRefused: If it cannot be read.
+    """
     try:
         table = pq.read_table(io.BytesIO(bundle.read(SPLIT_FILE)))
         parts = table["part"].to_pylist()

@@ -6,7 +6,6 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-from pipelines.storage import paths
 from pipelines.training.recipes import Recipe
 
 
@@ -89,8 +88,3 @@ class FitJob:
         said = asdict(self)
         del said["arrays"], said["checkpoint"], said["backbone_weights"], said["start"]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-    def places(self) -> list[str]:
-        """Every file that all workers must reach."""
-        named = [*asdict(self.arrays).values(), self.checkpoint, self.backbone_weights, self.start]
-        return [paths.canonical(place) for place in named if place]

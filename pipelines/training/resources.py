@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipelines.errors import UsageError
 from pipelines.storage import paths
@@ -97,19 +99,43 @@ def _room(cluster: Cluster, cpus: int, gpus: int) -> int:
     return sum(min(cores // cpus if cpus else cores, cards // gpus if gpus else cores) for cores, cards in nodes)
 
 
-def refuse_local_places(places: Sequence[str], nodes: int) -> None:
+def checking(
+    connect: Callable[[], AbstractContextManager[Any]], workers: int, said: dict[str, int], work: str
+) -> Callable[[], AbstractContextManager[Any]]:
+    """What connects and refuses, before anything is computed there, a cluster on which training could not end.
+
+    Args:
+        connect: Starts or joins Ray, and yields a `Cluster`.
+        workers: As for `choose_resources`.
+        said: Likewise.
+        work: Where caches and checkpoints lie.
+
+    Returns:
+        `connect` that raises `UsageError` where the workers have no room, or do not reach what the driver writes.
+    """
+
+    @contextlib.contextmanager
+    def checked() -> Iterator[Any]:
+        with connect() as cluster:
+            choose_resources(workers, said, cluster)
+            _refuse_local_place(work, cluster.nodes)
+            yield cluster
+
+    return checked
+
+
+def _refuse_local_place(work: str, nodes: int) -> None:
     """On several nodes, a worker does not see what lies on the driver's disk.
 
     Args:
-        places: Canonical places of caches and checkpoints.
+        work: Canonical place of caches and checkpoints.
         nodes: Of the cluster.
 
     Raises:
-        UsageError: Naming the first local one.
+        UsageError: If it is a local one.
     """
-    local = next((place for place in places if paths.is_local(place)), None)
-    if nodes > 1 and local is not None:
+    if nodes > 1 and paths.is_local(work):
         raise UsageError(
-            f"The cluster has {nodes} nodes, and {local} lies on this machine, where workers elsewhere do not see it.",
+            f"The cluster has {nodes} nodes, and {work} lies on this machine, where workers elsewhere do not see it.",
             "Give --cache a bucket (s3://…), or train with --address local.",
         )

@@ -32,7 +32,7 @@ from pipelines.training.dataset import Dataset, make_dataset
 from pipelines.training.feeding import augmentation_of
 from pipelines.training.finishing import Finished, Trained, Validation, choose_calibration, finish
 from pipelines.training.history import Row
-from pipelines.training.inherit import Predecessor, find_trained, read_predecessor
+from pipelines.training.inherit import Predecessor, may_be_looked_at, read_predecessor, refuse_seen
 from pipelines.training.job import FitJob
 from pipelines.training.judging import judge
 from pipelines.training.labelled import LabelledImages, read_labelled
@@ -42,7 +42,7 @@ from pipelines.training.published import published
 from pipelines.training.recipes import recipe_names
 from pipelines.training.report import EpochProgress, TrainReport
 from pipelines.training.reporting import make_report
-from pipelines.training.resources import choose_resources, refuse_local_places
+from pipelines.training.resources import checking, choose_resources
 from pipelines.training.split import choose_for_train, group_images
 from pipelines.training.versus import Validated, compare
 from pipelines.training.writing import Made
@@ -95,6 +95,7 @@ def train(config: TrainConfig, connect: Connect, tell: Tell) -> TrainReport:
         UsageError, ModelRefused, TryLater: Each with its cure.
     """
     began = time.monotonic()
+    connect = checking(connect, config.workers, dict(config.resources), config.work)
     ready = _prepare(config, connect, tell)
     with _fit_folder(paths.join(ready.work, fit_name(config, ready.network, ready.data))) as folder:
         fit, logits = _fit(config, ready, folder, connect, tell)
@@ -112,7 +113,7 @@ def _prepare(config: TrainConfig, connect: Connect, tell: Tell) -> Prepared:
     start = registry.resolve(config.start) if config.start else None
     crowned = registry.champion(config.models, config.name)
     champion = registry.resolve(paths.join(paths.canonical(config.models), config.name)) if crowned else None
-    predecessor = None if config.new_split else read_predecessor(config.models, config.name)
+    predecessor = None if config.new_split else read_predecessor(config.models, config.name, start)
     labelled = read_labelled(config.labelled)
     config.recipe.check_classes(len(labelled.classes))
     positive = choose_positive(labelled.classes, config.positive)
@@ -122,6 +123,8 @@ def _prepare(config: TrainConfig, connect: Connect, tell: Tell) -> Prepared:
     work = paths.join(config.work, _fingerprint(network))
     plain = compute_features(labelled.table, network.cache, config.recipe.input_size, work, connect, tell)
     data = make_dataset(labelled, plain.facts, config.recipe, config.seed, chosen.tolist(), predecessor)
+    if start is not None:
+        refuse_seen(data.split, start)
     numbers = tuple(labelled.classes.index(name) for name in positive)
     return Prepared(labelled, numbers, start, champion, network, plain, data, work)
 
@@ -136,9 +139,8 @@ def _calibration_rows(
     uris = labelled.table["image_uri"].to_pylist()
     allowed = [part in (None, "train") for part in labelled.table["part"].to_pylist()]
     if predecessor is not None:
-        trained = find_trained(predecessor, uris, ImageReader(LARGEST_FILE))
-        # Where the predecessor knows none of them, all are dealt, and those that are looked at go to `train`.
-        allowed = [may and own for may, own in zip(allowed, trained, strict=True)] if any(trained) else allowed
+        seen = may_be_looked_at(predecessor, uris, people, ImageReader(LARGEST_FILE))
+        allowed = [may and own for may, own in zip(allowed, seen, strict=True)]
     groups = group_images(_below_shared_folders(uris), people)
     return choose_for_train(labelled.label_numbers(), groups, images=MAX_IMAGES, seed=config.seed, allowed=allowed)
 
@@ -187,7 +189,6 @@ def _fit(
         resources = choose_resources(config.workers, dict(config.resources), cluster)
         moved = _moved(config, ready, connect, tell)
         job = write_job(folder, config, ready.network, ready.data, ready.positive, ready.plain, moved)
-        refuse_local_places(job.places(), cluster.nodes)
         fit = _train_weights(job, resources, config.recipe.epochs, tell)
     trainee = ready.network.trainee()
     trainee.assign(fit.variables)

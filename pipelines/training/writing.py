@@ -34,6 +34,7 @@ from pipelines.training.config import TrainConfig
 from pipelines.training.dataset import Dataset
 from pipelines.training.finishing import Finished
 from pipelines.training.history import history_csv
+from pipelines.training.inherit import with_seen
 from pipelines.training.judging import Judged
 from pipelines.training.loop import FitResult
 from pipelines.training.network import Network, joined
@@ -80,7 +81,7 @@ def write(config: TrainConfig, made: Made) -> Bundle:
         SCORER_FILE: finished.scorer,
         GOLDEN_FILE: _golden(finished),
         HISTORY_FILE: history_csv(made.fit.history),
-        SPLIT_FILE: records.split_file(data.split),
+        SPLIT_FILE: records.split_file(with_seen(data.split, made.start)),
         VALIDATION_FILE: records.validation_file(
             validation.images, validation.groups, labels, data.classes, finished.probabilities
         ),

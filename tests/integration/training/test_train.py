@@ -176,7 +176,7 @@ def test_last_layers_are_trained_on_moved_copies(
     how = replace(how, recipe=load_recipe("histopathology", {**settings, "scaling": "backbone"}))
     report = train(how, connect, silent)
     bundle = resolve(report.path)
-    assert report.started_from == "tissue@v1"
+    assert report.started_from == report.audit["predecessor"] == "tissue@v1", "its split is kept: it has seen them"
     assert bundle.backbone["trainable_layers"] == 30
     assert report.epochs <= 3 and report.workers == 2
     before, after = (h5py.File(io.BytesIO(resolve(ref).read("weights.weights.h5"))) for ref in (start, report.path))

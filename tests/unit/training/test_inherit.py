@@ -11,17 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import ModelRefused, UsageError
-from pipelines.models.bundle import SPLIT_FILE, write_bundle
+from pipelines.models.bundle import SPLIT_FILE, Bundle, write_bundle
 from pipelines.models.record import BundleSpec, ScorerEntry
 from pipelines.models.runtime import ScorerIO
 from pipelines.storage.reading import ImageReader
 from pipelines.training.inherit import (
     Predecessor,
-    find_trained,
     follow_train,
     inherit,
+    may_be_looked_at,
     read_predecessor,
     refuse_contradiction,
+    refuse_seen,
+    with_seen,
 )
 from pipelines.training.split import hash_person
 
@@ -55,9 +57,9 @@ def split_file(parts: list[str], **columns: object) -> bytes:
     return out.getvalue()
 
 
-def store(models: Path, split: bytes | None) -> str:
+def store(models: Path, split: bytes | None, name: str = "cells", new_split: bool = False) -> Bundle:
     files = {"scorer.tflite": b"scorer"} | ({} if split is None else {SPLIT_FILE: split})
-    return write_bundle(str(models), "cells", SPEC, files).uri
+    return write_bundle(str(models), name, replace(SPEC, provenance={"new_split": new_split}), files)
 
 
 def test_the_newest_version_that_has_a_split(tmp_path: Path) -> None:
@@ -71,6 +73,68 @@ def test_the_newest_version_that_has_a_split(tmp_path: Path) -> None:
     assert (read.version, read.part_of, read.people) == ("v10", {"c0": "train", "c1": "val"}, (None, None))
     assert (read.hashes == PRINTS[:2]).all()
     assert read_predecessor(str(tmp_path), "other") is None
+
+
+def test_a_version_of_a_few_images_does_not_set_the_others_free(tmp_path: Path) -> None:
+    store(tmp_path, split_file(["val", "val", "val", "val"]))
+    store(tmp_path, split_file(["train", "val", "test", "test"]), new_split=True)
+    store(tmp_path, split_file(["train", "val"]))
+    read = read_predecessor(str(tmp_path), "cells")
+    assert read is not None
+    assert (read.version, read.part_of) == ("v3", {"c0": "train", "c1": "val", "c2": "test", "c3": "test"})
+    assert (read.hashes == PRINTS[:4]).all() and len(read.groups) == len(read.people) == 4
+    store(tmp_path, split_file(["test"]), new_split=True)
+    read = read_predecessor(str(tmp_path), "cells")
+    assert read is not None and read.part_of == {"c0": "test"}
+
+
+def test_the_split_of_the_version_that_training_starts_from_is_kept(tmp_path: Path) -> None:
+    start = store(tmp_path, split_file(["train", "val", "test"]), "tissue")
+    read = read_predecessor(str(tmp_path), "cells", start)
+    assert read is not None
+    assert (read.version, read.part_of) == ("tissue@v1", {"c0": "train", "c1": "val", "c2": "test"})
+    store(tmp_path, split_file(["train", "test"]))
+    read = read_predecessor(str(tmp_path), "cells", start)
+    assert read is not None
+    assert (read.version, read.part_of) == ("v1", {"c0": "train", "c1": "test", "c2": "test"})
+
+
+def split_table(parts: list[str], **columns: object) -> pa.Table:
+    table = pq.read_table(io.BytesIO(split_file(parts, **columns)))
+    return table if columns else table.append_column("person", pa.nulls(len(parts), pa.string()))
+
+
+def test_nothing_is_judged_by_images_that_the_first_weights_have_seen(tmp_path: Path) -> None:
+    start = store(tmp_path, split_file(["train", "val", "test"]), "tissue")
+    for parts in (["train", "val", "test"], ["train", "train", "train"], ["train", "val", "val", "test"]):
+        refuse_seen(split_table(parts), start)
+    for parts in (["val", "val", "test"], ["test", "val", "test"], ["train", "test", "test"]):
+        with pytest.raises(UsageError, match=r"^1 of the images that .* seen by tissue@v1") as refused:
+            refuse_seen(split_table(parts), start)
+        assert "--from" in (refused.value.cure or "")
+    refuse_seen(split_table(["test"]), store(tmp_path, None, "tissue"))
+
+
+def test_nor_by_patients_that_they_have_seen(tmp_path: Path) -> None:
+    ann = pa.array([hash_person("Ann")], pa.string())
+    start = store(tmp_path, split_file(["train"], person=ann), "tissue")
+    refuse_seen(split_table(["train"], person=ann, content_sha256=["new"]), start)
+    with pytest.raises(UsageError, match="or their patients"):
+        refuse_seen(split_table(["test"], person=ann, content_sha256=["new"]), start)
+
+
+def test_the_bundle_knows_what_the_first_weights_have_seen(tmp_path: Path) -> None:
+    start = store(tmp_path, split_file(["train", "val", "test", "train"]), "tissue")
+    own = split_table(["train"])
+    known = with_seen(own, start)
+    assert known.schema == own.schema
+    assert known.select(["content_sha256", "part"]).to_pylist() == [
+        {"content_sha256": "c0", "part": "train"},
+        {"content_sha256": "c1", "part": "val"},
+        {"content_sha256": "c3", "part": "train"},
+    ]
+    assert known["perceptual_hash"].to_pylist() == [PRINTS[row].tobytes() for row in (0, 1, 3)]
+    assert with_seen(own, None) is own
 
 
 def test_patients_are_read_where_the_bundle_has_them(tmp_path: Path) -> None:
@@ -96,7 +160,7 @@ def test_a_split_that_cannot_be_read_is_not_given_up_silently(tmp_path: Path, sp
 
 
 def test_an_altered_split_is_refused(tmp_path: Path) -> None:
-    place = Path(store(tmp_path, split_file(["train", "test"])))
+    place = Path(store(tmp_path, split_file(["train", "test"])).uri)
     (place / SPLIT_FILE).write_bytes(split_file(["test", "train"]))
     with pytest.raises(ModelRefused, match="altered"):
         read_predecessor(str(tmp_path), "cells")
@@ -110,13 +174,17 @@ def predecessor(parts: list[str], people: list[str | None] | None = None) -> Pre
 
 
 def test_what_may_be_looked_at_early_is_what_trained(tmp_path: Path) -> None:
-    names = ["trained", "validated", "tested", "new"]
+    names = ["trained", "validated", "tested", "new", "new of Ann"]
     for name in names:
         (tmp_path / name).write_text(name)
     digests = [hashlib.sha256(name.encode()).hexdigest() for name in names[:3]]
-    old = replace(predecessor(["train", "val", "test"]), content=tuple(digests))
+    old = replace(predecessor(["train", "val", "test"], [None, "Ann", None]), content=tuple(digests))
     uris = [str(tmp_path / name) for name in [*names, "missing"]]
-    assert find_trained(old, uris, ImageReader(100)) == [True, False, False, False, False]
+    people = [None, "Ann", None, None, "Ann", None]
+    reader = ImageReader(100)
+    assert may_be_looked_at(old, uris, people, reader) == [True, False, False, False, False, False]
+    # None of the data trained: what is not known may be looked at, and never what validates or tests.
+    assert may_be_looked_at(old, uris[1:], people[1:], reader) == [False, False, True, False, True]
 
 
 def test_links_are_followed_over_any_number_of_steps_and_over_images_that_are_gone() -> None:

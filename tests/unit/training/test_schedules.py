@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipelines.errors import UsageError
 from pipelines.training.recipes import Recipe, load_recipe
-from pipelines.training.resources import Resources, choose_resources, parse_resources, refuse_local_places
+from pipelines.training.resources import Resources, checking, choose_resources, parse_resources
 from pipelines.training.schedules import Plateau, is_better, is_over, learning_rates
 
 PLAIN = {"schedule": "constant", "warmup_epochs": "0", "head_epochs": "0", "reduce_on_plateau": "0"}
@@ -82,6 +84,7 @@ class Nodes:
     def __init__(self, *nodes: tuple[int, int]) -> None:
         self.node_cpus = tuple(cpus for cpus, _ in nodes)
         self.node_gpus = tuple(gpus for _, gpus in nodes)
+        self.nodes = len(nodes)
 
 
 def test_workers_share_what_there_is() -> None:
@@ -115,8 +118,15 @@ def test_resources_as_text() -> None:
             parse_resources(wrong)
 
 
-def test_local_places_on_several_nodes_are_refused() -> None:
-    refuse_local_places(["/data/cache"], 1)
-    refuse_local_places(["s3://bucket/cache"], 3)
+def test_a_cluster_on_which_training_cannot_end_is_refused_before_anything_is_computed() -> None:
+    def begin(nodes: Nodes, workers: int, work: str) -> Nodes:
+        with checking(lambda: contextlib.nullcontext(nodes), workers, {}, work)() as cluster:
+            return cast(Nodes, cluster)
+
+    one, three = Nodes((2, 0)), Nodes((2, 0), (2, 0), (2, 0))
+    assert begin(one, 2, "/data/cache") is one
+    assert begin(three, 4, "s3://bucket/cache") is three
     with pytest.raises(UsageError, match="3 nodes, and /data/cache"):
-        refuse_local_places(["s3://bucket/a", "/data/cache"], 3)
+        begin(three, 1, "/data/cache")
+    with pytest.raises(UsageError, match="--workers 3"):
+        begin(one, 3, "/data/cache")
