@@ -170,8 +170,11 @@ def _fingerprint(network: Network) -> str:
 
 @contextlib.contextmanager
 def _fit_folder(place: str) -> Iterator[str]:
-    """The folder of a fit, of which one command at a time is the owner; removed once its model is written."""
-    with Lease.acquire(place, wait_seconds=0) as lease:
+    """The folder of a fit, of which one command at a time is the owner; removed once its model is written.
+
+    An owner elsewhere is watched for two minutes: one that died in a container is nowhere seen to be dead.
+    """
+    with Lease.acquire(place) as lease:
         lease.start_renewing()
         yield place
     files.delete_tree(place)
