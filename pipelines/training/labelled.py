@@ -48,7 +48,7 @@ class DataConfig:
         root: Where a manifest's relative URIs start.
         exclude: Globs of images that are left out.
         group_by: Pattern searched in an image's path; what it finds (its first group, where it has one) must stay in
-            one part of the split. None: `patient_id`, where there is one.
+            one part of the split, each patient's images in one group. None: `patient_id`, where there is one.
     """
 
     data: str
@@ -354,5 +354,21 @@ def _grouped(table: pa.Table, config: DataConfig) -> pa.Table:
             f"{lost[0]!r} among them.",
             "Write a pattern that finds the patient in every path.",
         )
+    _refuse_parted_patients(table["person"].to_pylist(), groups, config)
     column = table.column_names.index("person")
     return table.set_column(column, "person", pa.array(groups, pa.string()))
+
+
+def _refuse_parted_patients(people: Sequence[str | None], groups: Sequence[str | None], config: DataConfig) -> None:
+    """Refuse a pattern that would set images of one `patient_id` free of each other."""
+    reached: dict[str, set[str | None]] = {}
+    for person, group in zip(people, groups, strict=True):
+        if person is not None:
+            reached.setdefault(person, set()).add(group)
+    parted = sum(len(found) > 1 for found in reached.values())
+    if parted:
+        raise UsageError(
+            f"--group-by {config.group_by!r} finds several groups for {parted} of {len(reached)} patients that "
+            f"{config.data} names in patient_id: their images could stand in several parts.",
+            "Leave --group-by out, or write a pattern that finds the same for all images of a patient.",
+        )

@@ -182,6 +182,18 @@ def test_what_no_classifier_can_learn_from_is_refused(
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+def test_a_pattern_must_not_part_the_patients_that_a_manifest_names(tmp_path: Path) -> None:
+    rows = []
+    for label in "ab":
+        fill(tmp_path / label, 12)
+        rows += [f"{label}/{number:02}.jpg,{label},{label}{number // 4}" for number in range(12)]
+    data = manifest(tmp_path, "uri,label,patient_id", rows)
+    with pytest.raises(UsageError, match="several groups for 6 of 6 patients"):
+        read_labelled(DataConfig(data, group_by="[0-9]+"))
+    coarser = read_labelled(DataConfig(data, group_by="^."))
+    assert set(coarser.table["person"].to_pylist()) == {"a", "b"}
+
+
 def test_a_split_is_not_taken_for_classes_because_of_another_folder(tmp_path: Path) -> None:
     for folder in ("train/a", "train/b", "test/a", "test/b", "unlabelled/c"):
         fill(tmp_path / folder, 12)
