@@ -216,6 +216,8 @@ class _Fit:
         loss, train = self._train(stepper, plan, epoch, rates)
         with self._averaged_weights():
             validation = self._validate()
+            if not np.isfinite(validation.logits).all():  # the last step's doing, which no later loss tells
+                raise _no_number(epoch, plan.steps, plan.steps)
             row, judged, watched = self._judge(epoch, loss, train, validation, float(rates.learning[-1]), began)
             better = is_better(self._recipe.metric, judged, before.best_value)
             best = tuple(self._trainee.arrays()) if better else before.best
@@ -324,7 +326,11 @@ class _Fit:
 def _refuse_nan(losses: NDArray[np.float32], epoch: int, first_step: int, steps: int) -> None:
     wrong = np.flatnonzero(~np.isfinite(losses))
     if len(wrong):
-        raise UsageError(
-            f"The loss is no number any more, at epoch {epoch}, batch {first_step + wrong[0] + 1} of {steps}.",
-            "Lower the learning rate: --set learning_rate=…",
-        )
+        raise _no_number(epoch, int(first_step + wrong[0] + 1), steps)
+
+
+def _no_number(epoch: int, batch: int, batches: int) -> UsageError:
+    return UsageError(
+        f"The loss is no number any more, at epoch {epoch}, batch {batch} of {batches}.",
+        "Lower the learning rate: --set learning_rate=…",
+    )

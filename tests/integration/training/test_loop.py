@@ -258,6 +258,14 @@ def test_a_loss_that_is_no_number_names_epoch_and_batch_and_the_checkpoint_stays
     assert standing is None or all(np.isfinite(array).all() for array in standing.variables)
 
 
+def test_weights_that_the_last_batch_spoils_are_refused_like_a_loss(tmp_path: Path) -> None:
+    data = features()
+    huge = {name: array * np.float32(1e20) if "inputs" in name else array for name, array in data.items()}
+    job = save_job(tmp_path, huge, 3, optimizer="sgd", learning_rate=10, batch_size=100)
+    with pytest.raises(UsageError, match="at epoch 1, batch 1 of 1"):
+        fit(job)
+
+
 class Stop(Exception):
     pass
 
