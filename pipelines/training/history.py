@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.training.calibration import class_logits, probabilities
 from pipelines.training.measures import measure
 
 HISTORY_FIGURES = {
@@ -36,16 +37,7 @@ class Answers:
 
     def figures(self, positive: Sequence[int]) -> dict[str, float]:
         """All figures by name."""
-        return measure(class_probabilities(self.logits), self.labels, positive)
-
-
-def class_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Softmax of `[N, K]`; of one unit its sigmoid and what is left. float64 `[N, K]`, rows sum to 1."""
-    wide = np.asarray(logits, np.float64)
-    if wide.shape[1] == 1:
-        wide = np.concatenate([np.zeros_like(wide), wide], axis=1)
-    raised = np.exp(wide - wide.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float64)
+        return measure(probabilities(class_logits(self.logits)), self.labels, positive)
 
 
 def history_row(

@@ -19,7 +19,8 @@ from pipelines.models.backbones import BackboneSpec, build_backbone, import_kera
 from pipelines.models.cut import cut_backbone
 from pipelines.training import checkpoint
 from pipelines.training.batches import plan_epoch
-from pipelines.training.history import class_probabilities, history_csv
+from pipelines.training.calibration import class_logits, probabilities
+from pipelines.training.history import history_csv
 from pipelines.training.job import Arrays, FitJob
 from pipelines.training.loop import FitResult, fit_job, worker_trainee
 from pipelines.training.recipes import load_recipe
@@ -175,7 +176,7 @@ def test_a_sigmoid_unit_is_that_of_keras(tmp_path: Path) -> None:
     logits = data["validation_inputs"] @ result.variables[0] + result.variables[1]
     right = ((logits[:, 0] > 0) == data["validation_labels"]).mean()
     assert result.history[-1]["val_accuracy"] == pytest.approx(right)
-    np.testing.assert_allclose(class_probabilities(logits)[:, 1], 1 / (1 + np.exp(-logits[:, 0])), rtol=1e-5)
+    np.testing.assert_allclose(probabilities(class_logits(logits))[:, 1], 1 / (1 + np.exp(-logits[:, 0])), rtol=1e-5)
 
 
 def test_plateau_and_early_stopping_do_what_those_of_keras_do() -> None:
@@ -218,7 +219,7 @@ def test_the_best_epoch_is_kept_and_training_stops_after_it(tmp_path: Path) -> N
     assert result.best_epoch == int(np.argmin(losses)) + 1
     assert len(result.history) == result.best_epoch + 4 < 200
     logits = data["validation_inputs"] @ result.variables[0] + result.variables[1]
-    p = class_probabilities(logits)[np.arange(50), data["validation_labels"]]
+    p = probabilities(logits)[np.arange(50), data["validation_labels"]]
     assert -np.log(p).mean() == pytest.approx(min(losses), rel=1e-5)
     lines = history_csv(result.history).decode().splitlines()
     assert lines[0].split(",")[:3] == ["epoch", "loss", "accuracy"] and len(lines) == len(result.history) + 1
@@ -242,7 +243,7 @@ def test_averaged_weights_are_validated_and_kept(tmp_path: Path) -> None:
     result = fit(job)
     for mine, theirs in zip(result.variables, average, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
-    p = class_probabilities(data["validation_inputs"] @ average[0] + average[1])
+    p = probabilities(data["validation_inputs"] @ average[0] + average[1])
     expected = -np.log(p[np.arange(50), data["validation_labels"]]).mean()
     assert result.history[-1]["val_loss"] == pytest.approx(expected, rel=1e-5)
 
