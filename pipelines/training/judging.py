@@ -68,16 +68,20 @@ def judge(
     against_rest = np.stack([1 - score, score], axis=1)
     area = roc_auc(score, truth)
     interval = figure_intervals(against_rest, truth.astype(np.int64), groups, [1], seed)["roc_auc"]
+    figures = measure(probabilities, labels, numbers)
     matrix = confusion_matrix(called, labels, len(classes))
     return Judged(
         positive=tuple(positive),
-        figures=measure(probabilities, labels, numbers),
+        figures=figures,
         intervals=figure_intervals(probabilities, labels, groups, numbers, seed),
         roc_auc=area,
         roc_auc_interval=interval,
         matrix=tuple(tuple(int(count) for count in row) for row in matrix),
         report=classification_report(called, labels, classes),
-        warnings=tuple(_warnings(area, interval, truth, point, undefined_metric)),
+        warnings=(
+            *_warnings(area, interval, truth, point, undefined_metric),
+            *_too_sure(figures["log_loss"], len(labels)),
+        ),
     )
 
 
@@ -107,3 +111,16 @@ def _warnings(
             f"{point.sensitivity:.3f}."
         )
     return told
+
+
+def _too_sure(log_loss: float, images: int) -> list[str]:
+    """Where validation is told apart all but perfectly, the best temperature makes certainties of the probabilities.
+
+    Of n images without an error the next is wrong with a chance of about 1 / (n + 2) (Laplace's rule of succession).
+    """
+    if log_loss >= 1 / (images + 2):
+        return []
+    return [
+        f"Probabilities are surer than {images} validation images can bear out (log loss {log_loss:.2g}): however near "
+        f"they are to 0 or 1, count on about one error in {images + 2} images."
+    ]

@@ -50,6 +50,13 @@ def test_chance_few_images_and_an_undefined_metric_are_told() -> None:
     assert any("Only 16 images validate (8 of them positive)" in text for text in found.warnings)
 
 
+def test_certainty_that_so_few_images_cannot_bear_out_is_told() -> None:
+    assert judged(200, 2, 12.0).warnings == (
+        "Probabilities are surer than 200 validation images can bear out (log loss 1.7e-05): however near they are to "
+        "0 or 1, count on about one error in 202 images.",
+    )
+
+
 def test_what_bundle_json_cannot_hold_becomes_null() -> None:
     value = plain({"a": (1.0, math.nan), "b": {"c": math.inf, "d": [True, None, "x", 3]}})
     assert value == {"a": [1.0, None], "b": {"c": None, "d": [True, None, "x", 3]}}
