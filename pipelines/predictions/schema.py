@@ -6,6 +6,7 @@ Everything else that lists columns (the Delta schema, the views, docs/results.md
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -125,11 +126,14 @@ def check_class_columns(classes: Sequence[str]) -> None:
         classes: The model's classes in order.
 
     Raises:
-        UsageError: If two collide, one is left without a letter or digit, or one takes a column of ours.
+        UsageError: If two collide, one is left without a letter or digit, one takes a column of ours, or one holds a
+            line break or another control character.
     """
     seen: dict[str, str] = {}
     for name in classes:
         column = class_column(name)
+        if any(unicodedata.category(sign) == "Cc" for sign in name):
+            raise UsageError(f"The class name {name!r} holds a control character.", "Rename the class.")
         if column == _CLASS_PREFIX:
             raise UsageError(
                 f"The class name {name!r} has no letter and no digit, so it cannot name a column.", "Rename the class."

@@ -48,7 +48,7 @@ def test_a_column_of_a_class_is_its_own_column(name: str) -> None:
     assert column == column.strip() and " " not in column
 
 
-@pytest.mark.parametrize("classes", [["a b", "A-B"], ["positive", "x"], ["??", "x"], ["a", "a"]])
+@pytest.mark.parametrize("classes", [["a b", "A-B"], ["positive", "x"], ["??", "x"], ["a", "a"], ["a\n", "b"]])
 def test_classes_without_a_column_of_their_own_are_refused(classes: list[str]) -> None:
     with pytest.raises(UsageError):
         check_class_columns(classes)
