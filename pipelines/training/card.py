@@ -1,6 +1,6 @@
 """`MODEL_CARD.md`: what a model was made from, what it can do, what it is not for, and how to make it again.
 
-It travels with the bundle, so no image, patient or machine is named in it.
+It travels with the bundle, so it names no image and no patient, but for what the command line names.
 """
 
 from __future__ import annotations
