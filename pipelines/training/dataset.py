@@ -72,10 +72,6 @@ class Dataset:
             raise ValueError(f"The part {name!r} cannot be asked for; only {' and '.join(TRAINED)} can.")
         return self.parts[name]
 
-    def rows(self, name: str) -> NDArray[np.int64]:
-        """Numbers of the images of `train` or `val` in the table that `make_dataset` was given; see `part`."""
-        return self.part(name).rows
-
 
 @dataclass(frozen=True, eq=False)
 class _Readable:

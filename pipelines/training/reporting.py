@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pipelines.models.bundle import Bundle
 from pipelines.training.config import TrainConfig
 from pipelines.training.labelled import LabelledImages
@@ -18,7 +16,6 @@ def make_report(
     bundle: Bundle,
     champion: str | None,
     seconds: float,
-    warnings: Sequence[str] = (),
 ) -> TrainReport:
     """Say what was made.
 
@@ -29,7 +26,6 @@ def make_report(
         bundle: As it was written.
         champion: The version that the name means now; None: this one.
         seconds: The whole command.
-        warnings: What else a person should know, told after what the data call for.
     """
     data, judged, finished = made.data, made.judged, made.finished
     return TrainReport(
@@ -63,7 +59,7 @@ def make_report(
         workers=config.workers,
         unreadable=data.unreadable,
         left_out=labelled.left_out,
-        warnings=(*_of_the_data(labelled), *data.audit.warnings(), *judged.warnings, *warnings),
+        warnings=(*_of_the_data(labelled), *data.audit.warnings(), *judged.warnings),
         seconds=seconds,
     )
 

@@ -216,8 +216,6 @@ def test_the_test_part_cannot_be_asked_for() -> None:
     data = made(TWO)
     assert sum(data.counts["test"].values()) == 16
     with pytest.raises(ValueError, match="'test'"):
-        data.rows("test")
-    with pytest.raises(ValueError, match="'test'"):
         data.part("test")
     tested = {content for content, part in part_of(data).items() if part == "test"}
     for part in ("train", "val"):
@@ -230,7 +228,7 @@ def test_rows_are_numbers_in_the_whole_table_and_unreadable_images_are_named() -
     data = made(images)
     assert [image.image_uri for image in data.unreadable] == ["/d/a/broken.png"]
     for part in ("train", "val"):
-        rows = data.rows(part).tolist()
+        rows = data.part(part).rows.tolist()
         assert [images[row].uri for row in rows] == data.part(part).images["image_uri"].to_pylist()
         assert [images[row].label for row in rows] == [data.classes[label] for label in data.part(part).labels]
     few = [*plain(10, "a"), *plain(9, "b"), Image("/d/b/broken.png", "b", code="truncated")]
@@ -241,7 +239,7 @@ def test_rows_are_numbers_in_the_whole_table_and_unreadable_images_are_named() -
 def test_what_the_backbone_saw_trains() -> None:
     looked_at = list(range(0, 80, 9))
     data = made(TWO, looked_at=looked_at)
-    assert set(looked_at) <= set(data.rows("train").tolist())
+    assert set(looked_at) <= set(data.part("train").rows.tolist())
 
 
 GIVEN = [replace(image, part=("train", "train", "train", "val", "test")[at % 5]) for at, image in enumerate(TWO)]
