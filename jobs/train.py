@@ -27,7 +27,10 @@ def train(
         list[str] | None,
         typer.Option("--set", envvar="NIGHTREAD_TRAIN_SET", help="A key of the recipe: key=value; repeatable."),
     ] = None,
-    weights: Annotated[str, typer.Option(help="The backbone's: imagenet, none or a .weights.h5 file.")] = "imagenet",
+    weights: Annotated[
+        str | None,
+        typer.Option(help="The backbone's: imagenet (unless said), none or a .weights.h5 file."),
+    ] = None,
     from_: Annotated[
         str | None,
         typer.Option("--from", envvar="NIGHTREAD_TRAIN_FROM", help="REF of a model whose weights are the start."),
@@ -65,12 +68,15 @@ def train(
         return
     from cluster.session import shared_session
     from jobs.options import parse_pairs
+    from pipelines.errors import UsageError
     from pipelines.predictions.runs import who_and_where
     from pipelines.training.config import TrainConfig
     from pipelines.training.labelled import DataConfig
     from pipelines.training.recipes import load_recipe
     from pipelines.training.resources import parse_resources
 
+    if weights is not None and from_ is not None:
+        raise UsageError("--weights and --from both say where to start.", "Say one of them.")
     data, models, name = _required(DATA=data, **{"--models": models, "--name": name})
     config = TrainConfig(
         data=DataConfig(
@@ -84,7 +90,7 @@ def train(
         models=models,
         name=name,
         recipe=load_recipe(recipe, read_settings(set_ or [])),
-        weights=weights,
+        weights="imagenet" if weights is None else weights,
         start=from_,
         positive=tuple(part.strip() for part in (positive or "").split(",") if part.strip()),
         target_sensitivity=target_sensitivity,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,9 @@ def balanced_weights(labels: NDArray[np.int64], classes: int) -> tuple[float, ..
 
 def fit_name(config: TrainConfig, network: Network, data: Dataset) -> str:
     """The name of a fit's folder: a hash of everything that decides its weights, wherever the data lie."""
-    digest = hashlib.sha256(
-        f"{config.recipe.values()}|{config.seed}|{network.spec}|{network.weights_sha256}|{np.__version__}".encode()
-    )
+    made_with = [version(name) for name in ("numpy", "tensorflow", "keras")]
+    said = [config.recipe.values(), config.seed, network.spec, network.weights_sha256, made_with]
+    digest = hashlib.sha256(repr(said).encode())
     for array in network.trainee().arrays():
         digest.update(array.tobytes())
     for name in ("train", "val"):
