@@ -67,9 +67,12 @@ def promote_command(
     json: JsonOption = False,
 ) -> None:
     """Verify a version and make it its name's champion."""
-    from pipelines.models.registry import promote
+    from pipelines.models.registry import promote, resolve
 
     console = Console(json)
+    compared = resolve(ref).provenance.get("versus") or {}
+    if compared.get("verdict") == "worse":
+        console.warn(f"When it was trained, this version was {compared['sentence']}.")
     crowned = promote(ref)
     last = crowned.history[-1]
     value = {"champion": crowned.version, "previous": last.previous, "at": last.at, "by": last.by}

@@ -179,6 +179,9 @@ def _figure_lines(report: TrainReport) -> Iterator[str]:
 
 
 def _next_lines(report: TrainReport) -> Iterator[str]:
+    if report.champion == report.version and not report.roc_auc_interval[0] > 0.5:
+        yield f"  champion    {report.version}, for want of another; see the warnings before you score with it"
+        return
     if report.champion == report.version:
         yield f"  champion    {report.version}; score an archive with it:"
         yield f"              {program()} score ARCHIVE --model {_model(report)} --results RESULTS"
@@ -203,7 +206,7 @@ def _count(count: int, one: str, many: str | None = None) -> str:
 
 
 def _figure(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.4f}"
+    return "–" if math.isnan(value) else f"{value:.4f}" if abs(value) < 100 else f"{value:.3g}"
 
 
 def _interval(interval: Sequence[float] | None) -> str:

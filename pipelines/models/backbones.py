@@ -200,18 +200,30 @@ def _synthetic(size: int) -> npt.NDArray[np.uint8]:
     return np.concatenate([golden_images(size, seed) for seed in range(1, 5)])
 
 
-def _at_hand(weights: str, folder: str) -> Path:
-    """The weights file as a local path."""
+def check_weights(weights: str) -> None:
+    """Refuse what cannot be a backbone's weights, before anything is computed.
+
+    Args:
+        weights: `imagenet`, `none` or a file.
+
+    Raises:
+        UsageError: If it is neither of the words nor an `.h5` file that is there.
+    """
+    if weights in ("imagenet", "none"):
+        return
     place = canonical(weights)
     if not place.endswith((".h5", ".hdf5")):
         raise UsageError(f"--weights {weights!r} is not known.", "Say imagenet, none, or a .weights.h5 or .h5 file.")
+    if not storage.exists(place):
+        raise UsageError(f"The weights file {place} is not there.", "Say imagenet, none, or a file that exists.")
+
+
+def _at_hand(weights: str, folder: str) -> Path:
+    """The weights file as a local path."""
+    check_weights(weights)
+    place = canonical(weights)
     if is_local(place):
-        if not Path(place).is_file():
-            raise UsageError(f"The weights file {place} is not there.", "Say imagenet, none, or a file that exists.")
         return Path(place)
     copy = Path(folder) / name(place)
-    try:
-        storage.fetch(place, str(copy))
-    except FileNotFoundError as error:
-        raise UsageError(f"The weights file {place} is not there.", "Say imagenet, none, or a file that is.") from error
+    storage.fetch(place, str(copy))
     return copy

@@ -33,6 +33,10 @@ class ScoreProgress:
     seconds_left: float | None = None
 
 
+LEAST_STEADY_SECONDS = 1.0
+"""Actors that answer a few shards at once tell nothing of a rate."""
+
+
 class Tally:
     """Counts receipts of one run, each shard once, and takes the steady rate.
 
@@ -74,11 +78,11 @@ class Tally:
 
     @property
     def steady_rate(self) -> float | None:
-        """Images per second as DESIGN defines it; None where there are no receipts in between."""
+        """Images per second as DESIGN defines it; None without receipts in between, or with less than a second."""
         if self._steady_from is None:
             return None
         since, images = self._steady_from
-        if self._images == images or self._last <= since:
+        if self._images == images or self._last - since < LEAST_STEADY_SECONDS:
             return None
         return (self._images - images) / (self._last - since)
 

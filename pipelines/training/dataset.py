@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines.errors import UsageError
 from pipelines.training.audit import LeakAudit, refuse_parted_patients, refuse_two_labels, refuse_two_parts
 from pipelines.training.duplicates import HASH_BYTES, NAMED, Hashes, Survey, survey
 from pipelines.training.inherit import Predecessor, follow_train, inherit, refuse_contradiction
@@ -137,6 +138,12 @@ def make_dataset(
             cannot be split.
     """
     readable, unreadable = _readable(labelled, images)
+    if not readable.uris:
+        first = unreadable[0]
+        raise UsageError(
+            f"Not one of {len(unreadable)} images could be read, {first.image_uri} among them: {first.error_message}",
+            "Check the paths; relative ones of a manifest start at --root, or else at the manifest's folder.",
+        )
     after = f" after {len(unreadable)} unreadable ones were left out" if unreadable else ""
     check_counts(readable.names, labelled.classes, after)
     refuse_two_labels(readable.content, readable.names, readable.uris)

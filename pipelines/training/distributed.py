@@ -163,7 +163,7 @@ def _run_trainer(job: FitJob, resources: Resources, mailbox: Any) -> None:
             # Ray's own would have the controller import TensorFlow before the workers do, which takes as long again,
             # and ask for the Keras of old, which our models are not. `_join` does what is left of it.
             tensorflow_config=cast(Any, BackendConfig()),
-            train_loop_config={"job": job, "resources": resources, "mailbox": mailbox},
+            train_loop_config={"job": job, "resources": resources, "mailbox": mailbox, "folder": folder},
             scaling_config=ScalingConfig(
                 num_workers=resources.workers,
                 use_gpu=resources.gpus > 0,
@@ -199,6 +199,9 @@ def _work(config: dict[str, Any]) -> None:
     from ray.train import get_context
 
     _end_with_parent()
+    if os.path.isdir(config["folder"]):
+        # On this machine the driver removes what a killed worker, and TensorFlow in every worker, leaves behind.
+        tempfile.tempdir = config["folder"]
     os.environ["TF_USE_LEGACY_KERAS"] = "0"
     import_keras()  # takes seconds, in which another program could take the port that is said below
     job, resources, mailbox = config["job"], config["resources"], config["mailbox"]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.images.preprocess import Preprocessing
 from pipelines.models import registry
+from pipelines.models.backbones import check_weights
 from pipelines.models.bundle import Bundle
 from pipelines.models.positive import choose_positive
 from pipelines.models.seeding import MAX_IMAGES
@@ -110,6 +111,7 @@ def train(config: TrainConfig, connect: Connect, tell: Tell) -> TrainReport:
 def _prepare(config: TrainConfig, connect: Connect, tell: Tell) -> Prepared:
     """Find the images, build the network, keep what training needs of each image, split."""
     tell(ScoreProgress("listing"))
+    check_weights(config.weights)
     start = registry.resolve(config.start) if config.start else None
     crowned = registry.champion(config.models, config.name)
     champion = registry.resolve(paths.join(paths.canonical(config.models), config.name)) if crowned else None

@@ -43,6 +43,9 @@ def test_no_rate_without_receipts_in_between() -> None:
     clock.now += 1
     tally.add(receipt(1, "b"))
     assert tally.steady_rate is None
+    clock.now += 0.01  # the other actor's answer was only a moment late
+    tally.add(receipt(2, "a"))
+    assert tally.steady_rate is None
 
 
 def test_a_shard_counts_once() -> None:
