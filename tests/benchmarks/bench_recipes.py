@@ -1,7 +1,7 @@
 """Cross-validates recipes against each other on labelled images: five folds grouped by copies, paired.
 
 ```
-python tests/benchmarks/bench_recipes.py DATA [--columns …] [--class-names …] [--weights FILE] [--recipes a,b]
+python tests/benchmarks/bench_recipes.py [DATA] [--columns …] [--class-names …] [--weights FILE] [--recipes a,b]
 ```
 
 In each fold the images of the fold are the test part; the rest is split into training and validation. A recipe is
@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.options import parse_pairs
+from pipelines.demo.archive import draw_archive
 from pipelines.errors import ImageFailure
 from pipelines.images.fingerprint import difference_hash
 from pipelines.images.preprocess import Preprocessing
@@ -44,11 +45,16 @@ FIGURES = ("accuracy", "roc_auc", "mcc")
 def main() -> int:
     """Run the comparison."""
     options = _options()
-    names, labels, groups = read_set(options)
-    classes = sorted(set(labels))
-    folds = fold_numbers(labels, groups, options.folds, options.seed)
     results: dict[str, list[dict[str, float]]] = {recipe: [] for recipe in options.recipes.split(",")}
     with tempfile.TemporaryDirectory(prefix="nightread-recipes-") as scratch:
+        if options.data is None:
+            options.data, options.weights = (
+                str(draw_archive(f"{scratch}/drawn", labelled=100, archive=1).labelled),
+                "none",
+            )
+        names, labels, groups = read_set(options)
+        classes = sorted(set(labels))
+        folds = fold_numbers(labels, groups, options.folds, options.seed)
         for fold in range(options.folds):
             manifest = write_manifest(
                 Path(scratch) / f"fold{fold}.csv", names, labels, groups, folds, fold, options.seed
@@ -63,7 +69,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("data")
+    parser.add_argument("data", nargs="?", help="labelled images; without them a few are drawn, and --weights is none")
     parser.add_argument("--columns")
     parser.add_argument("--class-names")
     parser.add_argument("--weights", default="imagenet")
