@@ -44,7 +44,7 @@ PIXELS = golden_images(SIZE).astype(np.float32)
 
 
 def make(start: Bundle | None = None, classes: int = 3, **keys: str) -> Network:
-    recipe = load_recipe("default", {**DEFAULTS, **keys})
+    recipe = load_recipe("frozen", {**DEFAULTS, **keys})
     return build_network(recipe, classes, "none", 5, None, start)
 
 
