@@ -50,7 +50,7 @@ class ShardActor:
     def __init__(self, work: ShardWork, model: ray.ObjectRef[bytes]) -> None:
         # Only what cannot fail: an error in here would reach the driver without its kind. The rest is made by the first
         # block.
-        _end_with_parent()
+        end_with_parent()
         self._work = work
         self._model = model
         self._open = contextlib.ExitStack()
@@ -78,10 +78,10 @@ class ShardActor:
         return self._images[shard]
 
 
-def _end_with_parent() -> None:
-    """Have the kernel end this actor with its node's daemon.
+def end_with_parent() -> None:
+    """Have the kernel end this actor, or worker, with its node's daemon.
 
-    Without it an actor that waits for a dead daemon, even at its own exit, waits for ever and holds its memory.
+    Without it one that waits for a dead daemon, even at its own exit, waits for ever and holds its memory.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

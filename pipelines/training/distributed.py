@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import signal
 import socket
 import tempfile
 import threading
@@ -18,6 +16,7 @@ import ray
 
 from pipelines.errors import NightreadError, TryLater
 from pipelines.models.backbones import import_keras
+from pipelines.scoring.graph import end_with_parent
 from pipelines.training.history import Row
 from pipelines.training.job import FitJob
 from pipelines.training.loop import FitResult, finished_fit, fit_job
@@ -28,7 +27,6 @@ MOST_DEATHS = 3
 """So many deaths of workers in a row without one more epoch end the fit."""
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_TO_END = 10.0
-PR_SET_PDEATHSIG = 1
 
 _TRAIN_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # how soon the end, or a death, is seen; 2 s otherwise
@@ -198,7 +196,7 @@ def _work(config: dict[str, Any]) -> None:
     """What each worker runs."""
     from ray.train import get_context
 
-    _end_with_parent()
+    end_with_parent()
     if os.path.isdir(config["folder"]):
         # On this machine the driver removes what a killed worker, and TensorFlow in every worker, leaves behind.
         tempfile.tempdir = config["folder"]
@@ -263,12 +261,6 @@ def _join(workers: int, resources: Resources) -> Any:
         tf.config.experimental.set_memory_growth(card, True)
     tf.config.experimental.enable_op_determinism()
     return tf.distribute.MultiWorkerMirroredStrategy() if workers > 1 else None
-
-
-def _end_with_parent() -> None:
-    """Have the kernel end this worker with its node's daemon, in whatever it is waiting for a dead peer."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _raise_understood(failure: Exception) -> None:
