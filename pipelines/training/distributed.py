@@ -26,7 +26,8 @@ from pipelines.training.steps import Place
 MOST_DEATHS = 3
 """So many deaths of workers in a row without one more epoch end the fit."""
 SECONDS_BETWEEN_LOOKS = 0.1
-SECONDS_TO_END = 10.0
+SECONDS_TO_END = 30.0
+"""For Ray Train to notice that its workers are gone: a thread of it that lives on could hold up this process' end."""
 
 _TRAIN_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # how soon the end, or a death, is seen; 2 s otherwise
@@ -141,8 +142,9 @@ def _fit_once(
         hear()
     except BaseException:
         # Ctrl-C, or the display: Ray Train ends by itself once its workers are gone.
-        for worker in ray.get(mailbox.workers.remote()):
-            ray.kill(worker)
+        with contextlib.suppress(ray.exceptions.RayError):
+            for worker in ray.get(mailbox.workers.remote(), timeout=SECONDS_TO_END):
+                ray.kill(worker)
         thread.join(SECONDS_TO_END)
         raise
     finally:

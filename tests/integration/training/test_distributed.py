@@ -144,7 +144,7 @@ def test_the_workers_of_a_stopped_driver_end(tmp_path: Path, environment: Mappin
     workers = workers_of(driver.pid)
     assert len(workers) == 2
     driver.send_signal(signal.SIGINT)
-    _, errors = driver.communicate(timeout=60)
+    _, errors = driver.communicate(timeout=150)
     deadline = time.monotonic() + 20
     while any(map(runs, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
