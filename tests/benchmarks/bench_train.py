@@ -7,7 +7,8 @@ MobileNetV2 at 224 px with seeded weights, batch 32. Prints one JSON line a part
 - frozen: epochs after the first of a head on cached features, against Keras `fit` on the images (`target` 200 times);
 - layers: epochs after the first with the last 30 layers trained above the cached cut, against Keras `fit` on the
   images, and the whole fit with its start and its cache, put to 20 epochs, against 20 epochs of Keras (2.5 times);
-- workers: epochs of the last 30 layers on two workers against one, one core each (1.7 times);
+- workers: epochs of the last 30 layers, and of those that `default` trains, on two workers against one, one core
+  each (1.7 times);
 - resume: `kill -9` of the worker in mid-fit: epochs repeated or lost, and how far the history is from an
   uninterrupted one.
 """
@@ -155,17 +156,34 @@ def measure_layers(images: Images, epochs: int) -> dict[str, Any]:
     }
 
 
+def pin_workers(row: Any) -> None:
+    """After the first epoch, bind each worker to a core of its own: TensorFlow takes more than it is told."""
+    if row["epoch"] == 1:
+        for core, worker in zip(sorted(os.sched_getaffinity(0)), training_workers(), strict=False):
+            for thread in os.listdir(f"/proc/{worker}/task"):
+                os.sched_setaffinity(int(thread), {core})
+
+
+def training_workers() -> list[int]:
+    """Process ids of the workers of the fit that runs."""
+    table = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in table.splitlines() if "ray::RayTrainWorker" in line]
+
+
 def measure_workers(images: Images, epochs: int) -> dict[str, Any]:
-    """Two workers against one, one core each."""
-    one, alone, _ = fit(images.job(30, epochs, "one")[0], 1, 1)
-    two, together, _ = fit(images.job(30, epochs, "two")[0], 2, 1)
-    apart = max(abs(a["val_loss"] / b["val_loss"] - 1) for a, b in zip(one.history, two.history, strict=True))
-    return {
-        "epoch_seconds_one": round(alone, 3),
-        "epoch_seconds_two": round(together, 3),
-        "times": round(alone / together, 2),
-        "val_loss_apart": float(f"{apart:.2g}"),
-    }
+    """Two workers against one, one core each: the last 30 layers, and those that the recipe `default` trains."""
+    found: dict[str, Any] = {}
+    for layers in (30, load_recipe().trainable_layers):
+        one, alone, _ = fit(images.job(layers, epochs, f"one{layers}")[0], 1, 1, pin_workers)
+        two, together, _ = fit(images.job(layers, epochs, f"two{layers}")[0], 2, 1, pin_workers)
+        apart = max(abs(a["val_loss"] / b["val_loss"] - 1) for a, b in zip(one.history, two.history, strict=True))
+        found[f"last_{layers}"] = {
+            "epoch_seconds_one": round(alone, 3),
+            "epoch_seconds_two": round(together, 3),
+            "times": round(alone / together, 2),
+            "val_loss_apart": float(f"{apart:.2g}"),
+        }
+    return found
 
 
 def measure_resume(images: Images, epochs: int) -> dict[str, Any]:
@@ -175,9 +193,7 @@ def measure_resume(images: Images, epochs: int) -> dict[str, Any]:
     def kill_once(row: Any) -> None:
         rows.append(row)
         if len(rows) == epochs // 2:
-            table = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-            workers = [line.split()[0] for line in table.splitlines() if "ray::RayTrainWorker" in line]
-            os.kill(int(workers[0]), signal.SIGKILL)
+            os.kill(training_workers()[0], signal.SIGKILL)
 
     torn, _, torn_seconds = fit(images.job(30, epochs, "torn")[0], 1, 2, kill_once)
     whole, _, whole_seconds = fit(images.job(30, epochs, "whole")[0], 1, 2)
