@@ -67,13 +67,14 @@ def promote_command(
     json: JsonOption = False,
 ) -> None:
     """Verify a version and make it its name's champion."""
-    from pipelines.models.registry import promote, resolve
+    from pipelines.models.bundle import peek
+    from pipelines.models.registry import locate, promote
 
     console = Console(json)
-    compared = resolve(ref).provenance.get("versus") or {}
+    crowned = promote(ref)
+    compared = peek(locate(ref)).provenance.get("versus") or {}
     if compared.get("verdict") == "worse":
         console.warn(f"When it was trained, this version was {compared['sentence']}.")
-    crowned = promote(ref)
     last = crowned.history[-1]
     value = {"champion": crowned.version, "previous": last.previous, "at": last.at, "by": last.by}
     before = f" (before: {last.previous})" if last.previous else ""

@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import ray
@@ -28,13 +28,6 @@ MOST_DEATHS = 3
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_TO_END = 30.0
 """For Ray Train to notice that its workers are gone: a thread of it that lives on could hold up this process' end."""
-
-_TRAIN_SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # how soon the end, or a death, is seen; 2 s otherwise
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
 
 
 class Mailbox:
@@ -153,7 +146,7 @@ def _fit_once(
 
 
 def _run_trainer(job: FitJob, resources: Resources, mailbox: Any) -> None:
-    with _settings(), tempfile.TemporaryDirectory(prefix="nightread-train-") as folder:
+    with tempfile.TemporaryDirectory(prefix="nightread-train-") as folder:
         from ray.train import BackendConfig, RunConfig, ScalingConfig
         from ray.train.tensorflow import TensorflowTrainer
         from ray.train.v2.api.config import FailureConfig  # ray.train's own name hides its arguments
@@ -177,21 +170,6 @@ def _run_trainer(job: FitJob, resources: Resources, mailbox: Any) -> None:
             ),
         )
         trainer.fit()
-
-
-@contextlib.contextmanager
-def _settings() -> Iterator[None]:
-    """What Ray Train reads from the driver's environment."""
-    before = {name: os.environ.get(name) for name in _TRAIN_SETTINGS}
-    os.environ.update(_TRAIN_SETTINGS)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -251,7 +229,6 @@ def _join(workers: int, resources: Resources) -> Any:
     Returns:
         The strategy; None for one worker.
     """
-    import_keras()
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(resources.cpus)

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from pipelines.errors import TryLater, UsageError
 from pipelines.models.backbones import build_architecture, weights_from_bytes
+from pipelines.models.compile import feature_length
 from pipelines.models.cut import cut_backbone
 from pipelines.models.folding import fold
 from pipelines.models.heads import build_head
 from pipelines.storage import files
 from pipelines.training import checkpoint
-from pipelines.training.batches import EpochPlan, plan_epoch, worker_rows
+from pipelines.training.batches import EpochPlan, plan_epoch
 from pipelines.training.checkpoint import Array, Keeper, Standing
 from pipelines.training.feeding import Feeder, TrainingArrays, open_arrays
 from pipelines.training.history import Answers, Row, history_row
@@ -74,16 +75,16 @@ def fit_job(job: FitJob, place: Place, tell: Tell) -> FitResult:
         UsageError: If the loss stops being a number, naming the epoch and the batch.
         TryLater: If the disk is full or storage does not answer.
     """
-    finished = finished_fit(job)
-    if finished is not None:
-        for row in finished.history if place.leads else ():
-            tell(row)
-        return finished
+    standing = checkpoint.load(job.checkpoint, job.key()) or Standing()
+    for row in standing.history if place.leads else ():
+        tell(row)
+    if standing.finished:
+        return _result(standing, job)
     with tempfile.TemporaryDirectory(prefix="nightread-fit-") as folder:
         arrays = open_arrays(job, folder)
         with place.strategy.scope():
             trainee = worker_trainee(job, arrays.size)
-        return _Fit(job, place, trainee, arrays).run(tell)
+        return _Fit(job, place, trainee, arrays).run(standing, tell)
 
 
 def worker_trainee(job: FitJob, size: int) -> Trainee:
@@ -110,8 +111,8 @@ def _on_pixels(job: FitJob, weights: bytes) -> Trainee:
     backbone = build_architecture(backbone_spec(job.recipe))
     weights_from_bytes(backbone, weights)
     cut = cut_backbone(backbone, job.recipe.trainable_layers, heads.pooling)
-    width = cut.size if not cut.layers else _pooled(backbone, heads.pooling)
-    trainee = build_trainee(cut, build_head(heads, (width,), job.seed), heads)
+    head = build_head(heads, (feature_length(backbone, heads.pooling),), job.seed)
+    trainee = build_trainee(cut, head, heads)
     if cut.lower is None:
         return trainee
     lower = fold(cut.lower)
@@ -120,11 +121,6 @@ def _on_pixels(job: FitJob, weights: bytes) -> Trainee:
         return trainee.neck(even_if_empty(lower, batch), training=training)
 
     return replace(trainee, neck=neck)
-
-
-def _pooled(backbone: Any, pooling: str) -> int:
-    height, width, channels = backbone.output_shape[1:]
-    return int(height * width * channels if pooling == "flatten" else channels)
 
 
 @contextlib.contextmanager
@@ -165,11 +161,10 @@ class _Fit:
         self._answer = self._answer_function()
         self._keeper = Keeper(job.checkpoint, job.key())
 
-    def run(self, tell: Tell) -> FitResult:
-        """Train to the end."""
-        standing, stepper = self._first_standing(), None
-        for row in standing.history if self._place.leads else ():
-            tell(row)
+    def run(self, standing: Standing, tell: Tell) -> FitResult:
+        """Train to the end, from where the fit stands."""
+        self._take_up(standing)
+        stepper: Stepper | None = None
         while not standing.finished:
             if stepper is None or standing.epoch == self._recipe.head_epochs:
                 stepper = self._stepper(standing)
@@ -178,16 +173,14 @@ class _Fit:
                 self._keeper.keep(standing if standing.finished else self._with_arrays(standing, stepper))
         return _result(standing, self._job)
 
-    def _first_standing(self) -> Standing:
-        """Where to begin: at the checkpoint, the same for all workers."""
-        standing = checkpoint.load(self._job.checkpoint, self._job.key()) or Standing()
+    def _take_up(self, standing: Standing) -> None:
+        """Begin where the checkpoint ends, the same for all workers."""
         if self._place.from_leader([standing.epoch]) != [standing.epoch]:
             raise TryLater("The workers do not see the same checkpoint.", "Run the same command again.")
         if standing.variables:
             self._trainee.assign(standing.variables)
             for variable, array in zip(self._averages, standing.average, strict=True):
                 variable.assign(array)
-        return standing
 
     def _stepper(self, standing: Standing) -> Stepper:
         """The optimizer of the phase that comes next, fresh or as it was."""
@@ -295,7 +288,7 @@ class _Fit:
         import tensorflow as tf
 
         logits = np.zeros((len(self._validation_labels), self._units), np.float32)
-        low, _ = worker_rows(len(self._validation_labels), self._place.rank, self._place.workers)
+        low, _ = self._feeder.validation_rows
         for piece in self._feeder.validation():
             answers = np.asarray(self._answer(tf.convert_to_tensor(piece)))
             logits[low : low + len(answers)] = answers

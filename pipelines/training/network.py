@@ -25,11 +25,11 @@ from pipelines.models.cut import Cut, cut_backbone
 from pipelines.models.heads import HeadSpec, build_head, pool
 from pipelines.models.runtime import ScorerIO
 from pipelines.scoring.features import CacheModel
+from pipelines.scoring.scorer import LARGEST_FILE
 from pipelines.storage.reading import ImageReader
 from pipelines.training.recipes import Recipe
 from pipelines.training.trainee import Trainee, build_trainee
 
-LARGEST_FILE = 512 * 1024**2
 ANSWERED_AT_ONCE = 64
 
 
