@@ -143,9 +143,9 @@ def roc_auc_of(results: str, drawn: DemoArchive) -> tuple[float, int]:
     Returns:
         The area, and on how many images.
     """
+    from pipelines.evaluation.metrics import roc_auc
     from pipelines.predictions.query import run_query
     from pipelines.storage import paths
-    from pipelines.training.measures import roc_auc
 
     with drawn.labels.open(encoding="utf-8", newline="") as lines:
         labels = {paths.canonical(str(drawn.folder / row["uri"])): row["label"] for row in csv.DictReader(lines)}

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.training.calibration import OperatingPoint
+from pipelines.evaluation.intervals import DRAWS, Interval
+from pipelines.evaluation.thresholds import OperatingPoint
 from pipelines.training.int8_gate import Int8Verdict
-from pipelines.training.intervals import DRAWS, Interval
 from pipelines.training.recipe_document import markdown_table
 from pipelines.training.versus import Versus
 

@@ -15,17 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.errors import ModelRefused
+from pipelines.evaluation.calibration import class_logits, fit_temperature, probabilities
+from pipelines.evaluation.thresholds import OperatingPoint, fit_threshold, sum_positive
 from pipelines.models.compile import CALIBRATION_IMAGES, compile_scorer, compile_scorer_int8
 from pipelines.models.runtime import ScorerIO
-from pipelines.training.answers import answer_images
-from pipelines.training.calibration import (
-    OperatingPoint,
-    class_logits,
-    fit_temperature,
-    fit_threshold,
-    probabilities,
-    sum_positive,
-)
+from pipelines.scoring.answers import answer_images
 from pipelines.training.int8_gate import Int8Verdict, judge_int8
 from pipelines.training.network import prepared_pixels
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.training.calibration import class_logits, probabilities
-from pipelines.training.measures import measure
+from pipelines.evaluation.calibration import class_logits, probabilities
+from pipelines.evaluation.metrics import measure
 
 HISTORY_FIGURES = {
     "loss": "log_loss",

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.training.calibration import OperatingPoint, fit_threshold, sum_positive
-from pipelines.training.measures import roc_auc
+from pipelines.evaluation.metrics import roc_auc
+from pipelines.evaluation.thresholds import OperatingPoint, fit_threshold, sum_positive
 
 LARGEST_FALL = 0.005
 MOST_CHANGED = 0.02

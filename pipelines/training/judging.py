@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.training.calibration import OperatingPoint, sum_positive
-from pipelines.training.intervals import Interval, figure_intervals
-from pipelines.training.measures import classification_report, confusion_matrix, measure, roc_auc
+from pipelines.evaluation.intervals import Interval, figure_intervals
+from pipelines.evaluation.metrics import classification_report, confusion_matrix, measure, roc_auc
+from pipelines.evaluation.thresholds import OperatingPoint, sum_positive
 
 FEW_VALIDATION_IMAGES = 20
 

@@ -25,7 +25,7 @@ FIGURE_NAMES = {
     "pr_auc": "average_precision",
     "mcc": "mcc",
 }
-"""What papers call their figures, and the name in `measures.METRIC_NAMES` of the one that is ours."""
+"""What papers call their figures, and the name in `metrics.METRIC_NAMES` of the one that is ours."""
 
 AUTHORS = ("paper", "us")
 

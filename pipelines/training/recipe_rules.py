@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.errors import UsageError
+from pipelines.evaluation.metrics import METRIC_NAMES
 from pipelines.images.augment import FILLS, FLIPS
 from pipelines.models.backbones import BACKBONES, MAX_ALPHA, MAX_SIZE, BackboneSpec
 from pipelines.models.heads import ACTIVATIONS, POOLINGS
-from pipelines.training.measures import METRIC_NAMES
 
 Value = str | int | float | bool | tuple[str, ...]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.training.measures import LOWER_IS_BETTER
+from pipelines.evaluation.metrics import LOWER_IS_BETTER
 from pipelines.training.recipes import Recipe
 
 PLATEAU_LEAST_GAIN = 1e-4

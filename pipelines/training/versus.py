@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.errors import ModelRefused
+from pipelines.evaluation.intervals import DRAWS, draw_weights, middle, weighted_figures
+from pipelines.evaluation.metrics import LOWER_IS_BETTER, measure
 from pipelines.models.bundle import VALIDATION_FILE, Bundle
 from pipelines.predictions.schema import class_column
-from pipelines.training.intervals import DRAWS, draw_weights, middle, weighted_figures
-from pipelines.training.measures import LOWER_IS_BETTER, measure
 
 COMPARED = {"roc_auc": "ROC AUC", "accuracy": "accuracy", "log_loss": "log loss"}
 LEAST_IMAGES = 20
@@ -70,7 +70,7 @@ class Versus:
         reason: Why nothing was compared; "" where it was.
         images: Common images.
         groups: Groups that they belong to.
-        figures: By name, those of `COMPARED`. The ROC AUC is as in `measures`.
+        figures: By name, those of `COMPARED`. The ROC AUC is as in `metrics`.
         only_new_right: Images whose class only the new version predicts.
         only_champion_right: Images whose class only the champion predicts.
         mcnemar_p: McNemar's exact test of these two counts; images are taken as independent.

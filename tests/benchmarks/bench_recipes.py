@@ -30,13 +30,13 @@ from numpy.typing import NDArray
 from jobs.options import parse_pairs
 from pipelines.demo.archive import draw_archive
 from pipelines.errors import ImageFailure
+from pipelines.evaluation.metrics import measure
 from pipelines.images.fingerprint import difference_hash
 from pipelines.images.preprocess import Preprocessing
 from pipelines.models.registry import resolve
 from pipelines.models.runtime import Scorer
 from pipelines.training.duplicates import HASH_BYTES, survey
 from pipelines.training.labelled import DataConfig, read_labelled
-from pipelines.training.measures import measure
 from pipelines.training.split import group_images
 
 FIGURES = ("accuracy", "roc_auc", "mcc")

@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import ModelRefused, TryLater, UsageError
+from pipelines.evaluation.calibration import class_logits, fit_temperature, probabilities
 from pipelines.images.preprocess import Preprocessing
 from pipelines.models.golden import self_test
 from pipelines.models.registry import resolve
 from pipelines.models.runtime import Scorer, ScorerIO
+from pipelines.scoring.answers import answer_images
 from pipelines.storage import paths
-from pipelines.training.answers import answer_images
 from pipelines.training.audit import LeakAudit
-from pipelines.training.calibration import class_logits, fit_temperature, probabilities
 from pipelines.training.config import TrainConfig
 from pipelines.training.dataset import Dataset, PartImages
 from pipelines.training.finishing import Finished, Trained, Validation, choose_calibration, finish

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from pipelines.errors import UsageError
+from pipelines.evaluation.calibration import class_logits, probabilities
 from pipelines.models.backbones import BackboneSpec, build_backbone, import_keras, weights_to_bytes
 from pipelines.models.cut import cut_backbone
 from pipelines.training import checkpoint
 from pipelines.training.batches import plan_epoch
-from pipelines.training.calibration import class_logits, probabilities
 from pipelines.training.history import history_csv
 from pipelines.training.job import Arrays, FitJob
 from pipelines.training.loop import FitResult, fit_job, worker_trainee

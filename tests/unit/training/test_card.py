@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.training.calibration import OperatingPoint
+from pipelines.evaluation.thresholds import OperatingPoint
 from pipelines.training.card import WEIGHTS_LICENCES, DataFacts, TrainingFacts, ValidationFacts, model_card
 from pipelines.training.int8_gate import Int8Verdict
 from pipelines.training.recipes import load_recipe, recipe_names

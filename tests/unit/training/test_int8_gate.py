@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from pipelines.training.calibration import fit_threshold, sum_positive
+from pipelines.evaluation.thresholds import fit_threshold, sum_positive
 from pipelines.training.int8_gate import Int8Verdict, judge_int8
 
 

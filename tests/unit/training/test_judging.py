@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
-from pipelines.training.calibration import fit_threshold, sum_positive
+from pipelines.evaluation.thresholds import fit_threshold, sum_positive
 from pipelines.training.judging import Judged, judge
 from pipelines.training.records import plain
 

@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics
 
 from pipelines.errors import UsageError
-from pipelines.training.measures import METRIC_NAMES
+from pipelines.evaluation.metrics import METRIC_NAMES
 from pipelines.training.published import FIGURE_NAMES, Figures, Published, published
 from pipelines.training.recipes import load_recipe, recipe_names
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipelines.archive.globs import glob_expression
 from pipelines.errors import UsageError
-from pipelines.training.measures import METRIC_NAMES
+from pipelines.evaluation.metrics import METRIC_NAMES
 from pipelines.training.published import published
 from pipelines.training.recipe_rules import RULES, Value, from_text
 from pipelines.training.recipes import Recipe, load_recipe, parse_toml, read_recipe, recipe_names

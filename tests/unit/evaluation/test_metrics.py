@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from pipelines.training.measures import (
+from pipelines.evaluation.metrics import (
     LOWER_IS_BETTER,
     METRIC_NAMES,
     classification_report,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipelines.training.measures import METRIC_NAMES, measure, roc_auc_interval
+from pipelines.evaluation.metrics import METRIC_NAMES, measure, roc_auc_interval
 
 DRAWS = 2000
 CELLS_AT_ONCE = 2_000_000
@@ -49,7 +49,7 @@ def draw_weights(groups: Sequence[str], draws: int, seed: int) -> Iterator[Float
 def weighted_figures(
     probabilities: ArrayLike, labels: ArrayLike, positive: Sequence[int], weights: Floats
 ) -> dict[str, Floats]:
-    """All figures of `measures.measure` for each row of weights.
+    """All figures of `metrics.measure` for each row of weights.
 
     Args:
         probabilities: `[N, K]`, rows sum to 1.
@@ -90,7 +90,7 @@ def figure_intervals(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> dict[str, Interval]:
-    """95 % interval of every figure of `measures.measure`.
+    """95 % interval of every figure of `metrics.measure`.
 
     It is the middle 95 % of the resamples. Where few images are wrong those say too little (where none is, nothing):
     so the interval of a proportion is at least Wilson's, and of a ROC AUC of two classes at least Hanley and McNeil's.
@@ -186,7 +186,7 @@ def _share(part: Floats, whole: Floats) -> Floats:
 
 
 def _matthews(right: Floats, true: Floats, called: Floats, total: Floats) -> Floats:
-    """As `measures`: 0 where only one class is there or called."""
+    """As `metrics`: 0 where only one class is there or called."""
     below = np.sqrt((total**2 - (called**2).sum(axis=1)) * (total**2 - (true**2).sum(axis=1)))
     above = right * total - (true * called).sum(axis=1)
     correlation: Floats = np.divide(above, below, out=np.zeros_like(below), where=below > 0)

@@ -1,0 +1,1 @@
+"""What predictions are worth: figures with intervals, thresholds, and the report that shows them."""
