@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,10 +21,13 @@ from pipelines.errors import UsageError
 from pipelines.predictions.schema import check_class_columns
 from pipelines.storage import paths
 from pipelines.storage.listing import root_uri
+from pipelines.training.grouping import find_groups
 from pipelines.training.split import part_of_name
 
 LEAST_IMAGES = 10
 MANIFEST_SUFFIXES = (".csv", ".parquet")
+
+_KEPT = "kept "
 
 SCHEMA = pa.schema(
     [
@@ -96,6 +99,7 @@ class LabelledImages:
         unlistable: Sub-folders that could not be listed.
         repeated: Rows of the manifest that said the same again and were dropped.
         repeated_rows: The first of them, as numbers of the manifest's rows.
+        columns: Further columns of the manifest that were asked for, a text or None for each image.
     """
 
     table: pa.Table
@@ -104,6 +108,7 @@ class LabelledImages:
     unlistable: tuple[str, ...] = ()
     repeated: int = 0
     repeated_rows: tuple[int, ...] = ()
+    columns: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
 
     def label_numbers(self) -> list[int]:
         """Number of each image's class in `classes`."""
@@ -125,30 +130,69 @@ def read_labelled(config: DataConfig) -> LabelledImages:
             with its counts.
         TryLater: If storage does not answer.
     """
+    images = _read(config, every_label_named=True)
+    check_counts(images.table["label"].to_pylist(), images.classes)
+    try:
+        check_class_columns(images.classes)
+    except UsageError as error:
+        raise UsageError(error.message, "Give the classes other names: --class-names LABEL=NAME,…") from error
+    return images
+
+
+def read_for_model(config: DataConfig, classes: Sequence[str], by: Sequence[str] = ()) -> LabelledImages:
+    """Find the images that a finished model is evaluated on; any number of each class, of one perhaps none.
+
+    Args:
+        config: Which; `class_names` may name labels that are not there, and a label without a name keeps its own.
+        classes: The model's, in its order.
+        by: Further columns of a manifest to keep.
+
+    Returns:
+        As `read_labelled`, but `classes` are the model's.
+
+    Raises:
+        UsageError: As `read_labelled`, but for the number of images; and for a label that is no class of the model,
+            one class only, or columns that are not there.
+        TryLater: If storage does not answer.
+    """
+    if by and not config.is_manifest:
+        raise UsageError(f"{config.data} is a folder, which has no column {by[0]!r}.", "Give a manifest, or no --by.")
+    images = _read(config, by=by, every_label_named=False)
+    counts = Counter(images.table["label"].to_pylist())
+    unknown = sorted(set(counts) - set(classes))
+    if unknown:
+        raise UsageError(
+            f"The model knows no class {unknown[0]!r}, which {counts[unknown[0]]} images are labelled with; its "
+            f"classes are {', '.join(classes)}.",
+            "Name the labels as the model does: --class-names LABEL=CLASS,…, or leave images out with --exclude.",
+        )
+    if len(counts) < 2:
+        raise UsageError(
+            f"There is only one class ({images.classes[0]}: {images.table.num_rows}) in {config.data}.",
+            "Figures need images of at least two: name the folder above the classes' folders, or the right manifest.",
+        )
+    return replace(images, classes=tuple(classes))
+
+
+def _read(config: DataConfig, every_label_named: bool, by: Sequence[str] = ()) -> LabelledImages:
     with tempfile.TemporaryDirectory(prefix="nightread-labelled-") as folder:
-        found, listing = _from_manifest(config, folder) if config.is_manifest else _from_folders(config, folder)
+        found, listing = _from_manifest(config, folder, by) if config.is_manifest else _from_folders(config, folder)
     if not found.num_rows:
         raise _nothing_found(config, listing)
     _refuse_parts_missing(found)
     # By name: nothing that follows may depend on the order in which storage lists.
-    table = _named(found, config.class_names).sort_by("image_uri")
+    table = _named(found, config.class_names, every_label_named).sort_by("image_uri")
     if config.group_by is not None:
         table = _grouped(table, config)
-    classes = tuple(sorted(set(table["label"].to_pylist())))
-    images = LabelledImages(
+    return LabelledImages(
         table.select(SCHEMA.names).cast(SCHEMA),
-        classes,
+        tuple(sorted(set(table["label"].to_pylist()))),
         dict(listing.left_out),
         tuple(listing.unlistable),
         listing.repeated,
         tuple(listing.repeated_rows),
+        {name: tuple(table[_KEPT + name].to_pylist()) for name in by},
     )
-    check_counts(images.table["label"].to_pylist(), classes)
-    try:
-        check_class_columns(classes)
-    except UsageError as error:
-        raise UsageError(error.message, "Give the classes other names: --class-names LABEL=NAME,…") from error
-    return images
 
 
 def _nothing_found(config: DataConfig, listing: Listing) -> UsageError:
@@ -231,16 +275,16 @@ def _label_of(step: str) -> str:
     return name
 
 
-def _from_manifest(config: DataConfig, folder: str) -> tuple[pa.Table, Listing]:
-    """Read a manifest; `label`, `patient_id` and `split` are carried through by its reader."""
+def _from_manifest(config: DataConfig, folder: str, by: Sequence[str]) -> tuple[pa.Table, Listing]:
+    """Read a manifest; `label`, `patient_id`, `split` and what is asked for are carried through by its reader."""
     out = str(Path(folder) / "manifest.parquet")
     listing = read_manifest(config.data, config.columns, config.root, out)
     rows = pq.read_table(listing.path)
 
-    def carried(ours: str) -> list[str | None]:
+    def carried(ours: str, needed: bool = False) -> list[str | None]:
         theirs = next((name for name in (ours, config.columns.get(ours, ours)) if name in rows.column_names), None)
         if theirs is None:
-            if ours in config.columns or ours == "label":
+            if ours in config.columns or needed:
                 columns = [name for name in rows.column_names if name not in ("image_uri", "image_version")]
                 raise UsageError(
                     f"The manifest {config.data} has no column {config.columns.get(ours, ours)!r} for {ours}.",
@@ -249,7 +293,9 @@ def _from_manifest(config: DataConfig, folder: str) -> tuple[pa.Table, Listing]:
             return [None] * rows.num_rows
         return [_text(value) for value in rows[theirs].to_pylist()]
 
-    table = _with_columns(rows, carried("label"), carried("patient_id"), _parts(carried("split")))
+    table = _with_columns(rows, carried("label", True), carried("patient_id"), _parts(carried("split")))
+    for name in by:
+        table = table.append_column(_KEPT + name, pa.array(carried(name, True), pa.string()))
     if config.exclude:
         table = _without(table, config)
     _refuse_empty_labels(table)
@@ -321,13 +367,13 @@ def _below(table: pa.Table, config: DataConfig) -> list[str]:
     return [paths.relative(uri, root) if paths.is_inside(uri, root) else uri for uri in uris]
 
 
-def _named(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
-    """Put class names in place of labels."""
+def _named(table: pa.Table, names: Mapping[str, str], every_label: bool) -> pa.Table:
+    """Put class names in place of labels; `every_label` must have one, and no name may stand for a label in vain."""
     labels = table["label"].to_pylist()
     if not names:
         return table
     there = set(labels)
-    if there != set(names):
+    if every_label and there != set(names):
         wrong = sorted(there ^ set(names))[0]
         where = "the data have no such label" if wrong in names else "it has no name"
         raise UsageError(
@@ -335,40 +381,11 @@ def _named(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
             f"The labels are {', '.join(sorted(there)[:20])}.",
         )
     column = table.column_names.index("label")
-    return table.set_column(column, "label", pa.array([names[label] for label in labels], pa.string()))
+    return table.set_column(column, "label", pa.array([names.get(label, label) for label in labels], pa.string()))
 
 
 def _grouped(table: pa.Table, config: DataConfig) -> pa.Table:
     """Group by what the pattern finds in each path below the data's folder."""
-    pattern = re.compile(config.group_by or "")
-    below = _below(table, config)
-    groups: list[str | None] = []
-    for path in below:
-        found = pattern.search(path)
-        groups.append(None if found is None else found[1] if pattern.groups and found[1] else found[0])
-    # Images without a group would be dealt one by one, a patient's into several parts: every path has to say it.
-    lost = [path for path, group in zip(below, groups, strict=True) if not group]
-    if lost:
-        raise UsageError(
-            f"--group-by {config.group_by!r} finds nothing in the paths of {len(lost)} of {len(below)} images, "
-            f"{lost[0]!r} among them.",
-            "Write a pattern that finds the patient in every path.",
-        )
-    _refuse_parted_patients(table["person"].to_pylist(), groups, config)
+    groups = find_groups(config.group_by or "", _below(table, config), table["person"].to_pylist(), config.data)
     column = table.column_names.index("person")
     return table.set_column(column, "person", pa.array(groups, pa.string()))
-
-
-def _refuse_parted_patients(people: Sequence[str | None], groups: Sequence[str | None], config: DataConfig) -> None:
-    """Refuse a pattern that would set images of one `patient_id` free of each other."""
-    reached: dict[str, set[str | None]] = {}
-    for person, group in zip(people, groups, strict=True):
-        if person is not None:
-            reached.setdefault(person, set()).add(group)
-    parted = sum(len(found) > 1 for found in reached.values())
-    if parted:
-        raise UsageError(
-            f"--group-by {config.group_by!r} finds several groups for {parted} of {len(reached)} patients that "
-            f"{config.data} names in patient_id: their images could stand in several parts.",
-            "Leave --group-by out, or write a pattern that finds the same for all images of a patient.",
-        )
