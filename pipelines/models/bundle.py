@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pipelines.errors import ModelRefused, UsageError
 from pipelines.models import record
 from pipelines.models.champion import make_first_champion
+from pipelines.models.decision import decide
 from pipelines.models.record import BundleSpec
 from pipelines.models.runtime import ScorerIO
 from pipelines.storage import files as storage
@@ -34,6 +35,9 @@ HISTORY_FILE = "history.csv"
 SPLIT_FILE = "split.parquet"
 VALIDATION_FILE = "validation.parquet"
 CARD_FILE = "MODEL_CARD.md"
+
+# What is decided on: an image, or a patient by the highest or the mean `p_positive` of the images.
+THRESHOLD_UNITS = ("image", "patient_max", "patient_mean")
 
 MAX_RECORD_BYTES = 8 * 1024**2
 # A flatbuffer cannot be larger; no array file of a classifier should be.
@@ -143,15 +147,22 @@ class Bundle:
         total = sum(float(probabilities[self.classes.index(name)]) for name in self.positive_classes)
         return min(total, 1.0)
 
+    def fitted(self, precision: str, unit: str = "image") -> Mapping[str, Any] | None:
+        """Threshold and refer band of a unit; None where none was fitted to this precision's own answers.
+
+        Args:
+            precision: `float32` or `int8`.
+            unit: One of `THRESHOLD_UNITS`.
+        """
+        return self.thresholds.get(threshold_unit(precision, unit))
+
     def decision(self, p_positive: float | None, precision: str = "float32") -> str | None:
-        """Positive at or above the image threshold of this precision, negative below.
+        """What is said of an image: `negative`, `refer` or `positive`, by the threshold and band of this precision.
 
         None without a probability or a threshold: one that was fitted to another precision's answers is not taken.
         """
-        fitted = self.thresholds.get(threshold_unit(precision))
-        if fitted is None or p_positive is None:
-            return None
-        return "positive" if p_positive >= fitted["threshold"] else "negative"
+        fitted = self.fitted(precision)
+        return None if fitted is None or p_positive is None else str(decide(p_positive, fitted))
 
     def training_hashes(self) -> frozenset[str] | None:
         """`content_sha256` of every image of the parts train and val; None where the bundle knows of no split."""
@@ -169,9 +180,14 @@ class Bundle:
         return frozenset(used["content_sha256"].to_pylist())
 
 
-def threshold_unit(precision: str) -> str:
-    """The name in `thresholds` of what decides on an image: `image`, or `image_int8` for the 8-bit scorer."""
-    return "image" if precision == "float32" else f"image_{precision}"
+def threshold_unit(precision: str, unit: str = "image") -> str:
+    """The name in `thresholds` of what decides on a unit: such as `image`, or `image_int8` for the 8-bit scorer.
+
+    Args:
+        precision: `float32` or `int8`.
+        unit: One of `THRESHOLD_UNITS`.
+    """
+    return unit if precision == "float32" else f"{unit}_{precision}"
 
 
 def load_bundle(uri: str, cache_dir: str | None = None) -> Bundle:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipelines.errors import UsageError
+
 DECISIONS = ("negative", "refer", "positive")
+ABOVE_ALL = 1.00001
+"""A `refer_high` that no probability reaches: nothing is called positive."""
 
 
 def limits(fitted: Mapping[str, Any]) -> tuple[float, float]:
@@ -21,6 +25,31 @@ def limits(fitted: Mapping[str, Any]) -> tuple[float, float]:
     if low is None or high is None:
         return float(fitted["threshold"]), float(fitted["threshold"])
     return float(low), float(high)
+
+
+def check_fitted(unit: str, fitted: Mapping[str, Any]) -> None:
+    """Refuse a unit of a bundle's thresholds that no decision could be taken by.
+
+    Args:
+        unit: Its name, for messages.
+        fitted: What stands there: `threshold`, and `refer_low` and `refer_high` or neither.
+
+    Raises:
+        UsageError: If a number is missing or out of range, or the band does not hold the threshold.
+    """
+    threshold, low, high = (fitted.get(name) for name in ("threshold", "refer_low", "refer_high"))
+    if not _is_number(threshold) or not 0 <= threshold <= 1:
+        raise UsageError(f"The threshold {threshold!r} of {unit!r} is not a number between 0 and 1.")
+    if low is None and high is None:
+        return
+    if not (_is_number(low) and _is_number(high) and 0 <= low <= threshold <= high <= ABOVE_ALL):
+        raise UsageError(
+            f"The refer band {low!r} to {high!r} of {unit!r} is no range around the threshold {threshold}."
+        )
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def decide(p_positive: ArrayLike, fitted: Mapping[str, Any]) -> NDArray[np.str_]:

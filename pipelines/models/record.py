@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.errors import ModelRefused, UsageError
+from pipelines.models.decision import check_fitted
 from pipelines.models.runtime import ScorerIO
 
 FORMAT = 1
@@ -46,7 +47,8 @@ class BundleSpec:
         backbone: Name, alpha, weights and so on; {} for an imported model.
         head: Pooling, units and so on; {} for an imported model.
         temperature: What the logits are divided by; inside the graph for the models that we compile.
-        thresholds: {} where none was fitted, else per unit (`image`, `image_int8`): {"image": {"threshold": 0.31, …}}.
+        thresholds: {} where none was fitted, else per unit (`bundle.threshold_unit`): threshold, refer_low, refer_high,
+            targets and what they reach on validation. A bundle of an earlier release has no refer band.
         provenance: Where it comes from: data, seeds, versions of libraries, who and when.
     """
 
@@ -70,9 +72,7 @@ class BundleSpec:
         if not 0 < self.temperature < float("inf"):
             raise UsageError(f"The temperature {self.temperature} is not a positive number.")
         for unit, fitted in self.thresholds.items():
-            threshold = fitted.get("threshold")
-            if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-                raise UsageError(f"The threshold {threshold!r} of {unit!r} is not a number between 0 and 1.")
+            check_fitted(unit, fitted)
         for precision, entry in self.scorers.items():
             if (entry.io.input_size, entry.io.size) != (self.input_size, len(self.classes)):
                 raise UsageError(

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipelines.errors import ImageFailure
 from pipelines.images.preprocess import Prepared
 from pipelines.models.bundle import Bundle
+from pipelines.models.decision import decide
 from pipelines.predictions.schema import class_column
 
 
@@ -126,7 +127,8 @@ def _answer_columns(outcomes: Sequence[Outcome], context: RowContext) -> dict[st
     missing = np.array([outcome.answer is None for outcome in outcomes])
     best = probabilities.argmax(axis=1)  # numpy takes the first of equals, as DESIGN asks
     positive = np.array([bundle.p_positive(row) for row in probabilities], np.float32)
-    decisions = [bundle.decision(float(p), context.precision) for p in positive]
+    fitted = bundle.fitted(context.precision)
+    decisions = [None] * rows if fitted is None else decide(positive, fitted).tolist()
     columns = {
         "predicted_class": pa.array([bundle.classes[i] for i in best], pa.string(), mask=missing),
         "score": pa.array(probabilities[np.arange(rows), best], pa.float32(), mask=missing),

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pipelines.errors import ModelRefused, UsageError
 from pipelines.models import bundle as bundles
-from pipelines.models.bundle import Bundle, load_bundle, write_bundle
+from pipelines.models.bundle import Bundle, load_bundle, threshold_unit, write_bundle
 from pipelines.models.record import BundleSpec, ScorerEntry, from_bytes, to_bytes
 from pipelines.models.runtime import Quantisation, ScorerIO
 
@@ -214,6 +214,26 @@ def test_decision_is_positive_at_and_above_the_threshold(written: Bundle) -> Non
     assert written.decision(1.0, "int8") is None
     both = replace(written.spec, thresholds={**written.thresholds, "image_int8": {"threshold": 0.5}})
     assert replace(written, spec=both).decision(0.4, "int8") == "negative"
+
+
+def test_between_the_ends_of_the_band_a_case_is_referred(tmp_path: Path) -> None:
+    fitted = {"threshold": 0.25, "refer_low": 0.125, "refer_high": 0.5}
+    made = write_bundle(str(tmp_path), "cells", replace(SPEC, thresholds={"image": fitted}), FILES)
+    read = load_bundle(made.uri)
+    assert read.fitted("float32") == fitted and read.fitted("float32", "patient_max") is None
+    said = {p: read.decision(p) for p in (0.0, np.nextafter(0.125, 0), 0.125, 0.25, np.nextafter(0.5, 0), 0.5, 1.0)}
+    assert list(said.values()) == ["negative", "negative", "refer", "refer", "refer", "positive", "positive"]
+    assert threshold_unit("int8", "patient_max") == "patient_max_int8"
+
+
+@pytest.mark.parametrize(
+    "band",
+    [(0.3, 0.5), (0.1, 0.2), (-0.1, 0.5), (0.1, 1.5), (0.1, None), (None, 0.5), ("0.1", 0.5), (True, True)],
+)
+def test_a_band_that_does_not_hold_the_threshold_is_refused(band: tuple[object, object]) -> None:
+    fitted = {"threshold": 0.25, "refer_low": band[0], "refer_high": band[1]}
+    with pytest.raises(UsageError, match="refer band"):
+        replace(SPEC, thresholds={"image": fitted})
 
 
 def test_without_thresholds_there_is_no_decision(tmp_path: Path) -> None:
