@@ -258,9 +258,10 @@ def _score(
 
 
 def _key(images: pa.Table, cache: CacheModel, input_size: int, variants: Variants | None) -> str:
-    """What the features depend on: pixels, model, how they are kept, how they are moved, which images."""
+    """What the features depend on: pixels, model, how it is called and kept, how they are moved, which images."""
     digest = hashlib.sha256(cache.model or b"")
-    digest.update(f"{Preprocessing(input_size).id} {cache.size} {cache.dtype}\0".encode())
+    # Two versions may differ in the temperature alone, which can lie outside of the graph.
+    digest.update(f"{Preprocessing(input_size).id} {cache.size} {cache.dtype} {cache.io}\0".encode())
     if variants is not None:
         # Another release of numpy may draw other movements.
         digest.update(f"{variants} numpy {np.__version__}\0".encode())
