@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipelines.errors import UsageError
 from pipelines.evaluation.cases import Cases
 
@@ -85,7 +88,8 @@ class Gathered:
         model: Who answered.
         thresholds: Its fitted thresholds by unit; {} where none is known.
         seen: How many of the images it knows from training.
-        other: Another model's answers to the same images, row by row; None without one.
+        other: Another model's answers to those images that both answered; None without one.
+        paired: Which rows of `cases` these are, in the same order; None without another model.
         against: Who that is.
         seen_by_other: How many of these images the other one knows from training; None where nobody knows.
         unreadable: Labelled images that could not be read.
@@ -104,6 +108,7 @@ class Gathered:
     thresholds: Mapping[str, Mapping[str, Any]]
     seen: Seen
     other: Cases | None = None
+    paired: NDArray[np.int64] | None = None
     against: ModelName | None = None
     seen_by_other: int | None = None
     unreadable: tuple[Unread, ...] = ()

@@ -1,0 +1,206 @@
+"""A table of labels that came later, by whatever names the images there."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.archive.manifest_rows import ManifestRows, open_manifest
+from pipelines.archive.manifest_uris import UriResolver
+from pipelines.errors import UsageError
+from pipelines.storage import files, paths
+
+SUFFIXES = (".csv", ".parquet")
+URI = "uri"
+CONTENT = "content_sha256"
+_DELIMITERS = ",;\t"
+
+
+@dataclass(frozen=True)
+class LabelsConfig:
+    """Where labels are and how they name images.
+
+    Attributes:
+        labels: A `.csv` or `.parquet` file, local or in a bucket.
+        on: What both sides name an image by: `uri`, `content_sha256`, or a column that was carried into the results.
+        columns: Our names to those of the file: `label`, `patient_id`, `uri`, or the column of `on`.
+        class_names: Label in the file to class name; a label without one is a class name.
+        root: Where relative URIs start; None: the file's folder.
+    """
+
+    labels: str
+    on: str = URI
+    columns: Mapping[str, str] = field(default_factory=dict)
+    class_names: Mapping[str, str] = field(default_factory=dict)
+    root: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what can only fail later.
+
+        Raises:
+            UsageError: Naming the option and the value.
+        """
+        if not self.labels.lower().endswith(SUFFIXES):
+            raise UsageError(f"--labels {self.labels} is no table.", "Name a .csv or a .parquet file.")
+        if not self.on.strip():
+            raise UsageError("--on is empty.", "Say --on uri, --on content_sha256 or --on COLUMN.")
+        unknown = sorted(set(self.columns) - {URI, "label", "patient_id", self.on})
+        if unknown:
+            raise UsageError(
+                f"--columns does not know {unknown[0]!r}.", f"It knows label, patient_id and {self.on} of the labels."
+            )
+        if self.root is not None and self.on != URI:
+            raise UsageError(f"--root belongs to --on uri, and it is --on {self.on}.", "Leave it out.")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of images by their key; every key once.
+
+    Attributes:
+        keys: Canonical URIs, hashes in lower case, or what the column holds, as text.
+        labels: Class name of each.
+        patients: Patient of each, None where unknown; None where the file has no such column.
+        columns: Further columns by name.
+        unlabelled: Rows of the file whose label is still empty.
+        unit: What the file's numbers count: `line` or `row`.
+    """
+
+    keys: tuple[str, ...]
+    labels: tuple[str, ...]
+    patients: tuple[str | None, ...] | None
+    columns: Mapping[str, tuple[str | None, ...]]
+    unlabelled: int
+    unit: str
+
+
+def read_labels(config: LabelsConfig, by: Sequence[str] = ()) -> Labels:
+    """Read labels; a row that says the same again is passed over.
+
+    Args:
+        config: Which.
+        by: Further columns to keep, those of them that the file has.
+
+    Raises:
+        UsageError: If the file is unusable, a column is missing, or one key has two labels.
+        TryLater: If storage does not answer.
+    """
+    place = paths.canonical(config.labels)
+    with tempfile.TemporaryDirectory(prefix="nightread-labels-") as folder:
+        rows = _opened(place, folder, config)
+        names = rows.schema.names
+        if "label" not in names:
+            raise UsageError(
+                f"The labels {config.labels} have no column 'label'; their columns are {', '.join(names)}.",
+                "Say which one it is: --columns label=NAME.",
+            )
+        kept = [name for name in by if name in names]
+        found: dict[str, dict[str, str | None]] = {}
+        first: dict[str, int] = {}
+        unlabelled = 0
+        for number, key, row in _rows(rows, place, config):
+            label = row["label"]
+            if label is None:
+                unlabelled += 1
+            elif key not in found:
+                found[key], first[key] = row, number
+            elif found[key]["label"] != label:
+                raise UsageError(
+                    f"The labels {config.labels} name one image in {rows.unit}s {first[key]} and {number} with two "
+                    f"labels, {found[key]['label']!r} and {label!r}.",
+                    "Keep the right one.",
+                )
+        patients = tuple(row["patient_id"] for row in found.values()) if "patient_id" in names else None
+    return Labels(
+        keys=tuple(found),
+        labels=tuple(_named(row["label"], config.class_names) for row in found.values()),
+        patients=patients,
+        columns={name: tuple(row[name] for row in found.values()) for name in kept},
+        unlabelled=unlabelled,
+        unit=rows.unit,
+    )
+
+
+def _opened(place: str, folder: str, config: LabelsConfig) -> ManifestRows:
+    """The file's rows, the key under the name `uri`."""
+    path = place
+    if not paths.is_local(place):
+        path = os.path.join(folder, f"labels{os.path.splitext(place)[1].lower()}")
+    try:
+        if path != place:
+            files.fetch(place, path)
+        key = config.columns.get(config.on, config.on)
+        names = _names_in(path)
+    except FileNotFoundError:
+        raise UsageError(f"There is no file {config.labels}.", "Check the path of --labels.") from None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise UsageError(f"The labels {config.labels} are no Parquet file.", "Check how it was written.") from None
+    if key not in names:
+        raise UsageError(
+            f"The labels {config.labels} have no column {key!r} to name the images by; their columns are "
+            f"{', '.join(filter(None, names)) or 'none'}.",
+            f"Say --on COLUMN, or --columns {config.on}=NAME.",
+        )
+    if path.lower().endswith(".parquet"):
+        path = _with_text_key(path, key, folder)
+    own = {ours: theirs for ours, theirs in config.columns.items() if ours not in (config.on, URI)}
+    return open_manifest(path, config.labels, {**own, URI: key})
+
+
+def _names_in(path: str) -> list[str]:
+    """Names of the columns; of a CSV file under the separator that gives most of them."""
+    if path.lower().endswith(".parquet"):
+        return list(pq.read_schema(path).names)
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        header = file.readline()
+    split = [next(csv.reader([header], delimiter=delimiter), []) for delimiter in _DELIMITERS]
+    return [name.strip("\r\n") for name in max(split, key=len)]
+
+
+def _with_text_key(path: str, key: str, folder: str) -> str:
+    """The same file, or a copy in which the key is text: numbers name images too."""
+    field = pq.read_schema(path).field(key)
+    if pa.types.is_string(field.type):
+        return path
+    table = pq.read_table(path)
+    column = pa.array([_text(value) for value in table[key].to_pylist()], pa.string())
+    copy = os.path.join(folder, "with-text.parquet")
+    pq.write_table(table.set_column(table.column_names.index(key), key, column), copy)
+    return copy
+
+
+def _rows(rows: ManifestRows, place: str, config: LabelsConfig) -> Iterator[tuple[int, str, dict[str, str | None]]]:
+    """Number, key and texts of each row whose key is not empty."""
+    resolver = UriResolver(config.root, paths.parent(place), rows.unit)
+    for numbers, batch in rows.batches():
+        for number, row in zip(numbers.to_pylist(), batch.to_pylist(), strict=True):
+            texts = {name: _text(value) for name, value in row.items()}
+            key = texts[URI]
+            if config.on == URI:
+                key = resolver.resolve(row[URI], number)
+            elif config.on == CONTENT and key is not None:
+                key = key.lower()
+            if key is not None:
+                yield number, key, texts
+    resolver.check()
+
+
+def _text(value: Any) -> str | None:
+    """A cell as text; empty text and NaN are nothing. Whole numbers stored as floats lose their `.0`."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return text.strip() or None
+
+
+def _named(label: str | None, names: Mapping[str, str]) -> str:
+    assert label is not None
+    return names.get(label, label)
