@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,13 @@ from numpy.typing import NDArray
 
 from pipelines.errors import ImageFailure, UsageError
 from pipelines.images.preprocess import Preprocessing
-from pipelines.models.backbones import (
-    BackboneSpec,
-    build_architecture,
-    build_backbone,
-    import_keras,
-    weights_from_bytes,
-)
+from pipelines.models.backbones import BackboneSpec, build_architecture, build_backbone, import_keras
 from pipelines.models.bundle import WEIGHTS_FILE, Bundle
 from pipelines.models.compile import compile_lower, feature_length
 from pipelines.models.cut import Cut, cut_backbone
-from pipelines.models.heads import HeadSpec, build_head, pool
+from pipelines.models.heads import HeadSpec, build_head
+from pipelines.models.rebuild import joined as joined
+from pipelines.models.rebuild import rebuild
 from pipelines.models.runtime import ScorerIO
 from pipelines.scoring.features import CacheModel
 from pipelines.scoring.scorer import LARGEST_FILE
@@ -169,22 +165,11 @@ def _refuse_other_backbone(start: Bundle, spec: BackboneSpec) -> None:
 
 def _take_arrays(start: Bundle, backbone: Any, head: Any, keep_head: bool) -> None:
     """Load a bundle's arrays into the backbone, and into the head where all of them have the same shapes."""
-    names = {field.name for field in fields(HeadSpec)}
-    said = {key: value for key, value in start.head.items() if key in names}
-    spec = HeadSpec(**{**said, "dense_units": tuple(said.get("dense_units", ()))})
-    theirs = build_architecture(BackboneSpec(backbone.name, start.backbone["alpha"], start.input_size))
-    their_head = build_head(spec, (feature_length(theirs, spec.pooling),))
-    weights_from_bytes(joined(theirs, their_head, spec.pooling), start.read(WEIGHTS_FILE))
-    backbone.set_weights(theirs.get_weights())
-    if keep_head and [one.shape for one in their_head.weights] == [one.shape for one in head.weights]:
-        for ours, one in zip(head.weights, their_head.weights, strict=True):
+    theirs = rebuild(start)
+    backbone.set_weights(theirs.backbone.get_weights())
+    if keep_head and [one.shape for one in theirs.head.weights] == [one.shape for one in head.weights]:
+        for ours, one in zip(head.weights, theirs.head.weights, strict=True):
             ours.assign(one)
-
-
-def joined(backbone: Any, head: Any, pooling: str) -> Any:
-    """Backbone, pooling and head as one Keras model: pixels to logits; its weights are the bundle's."""
-    keras = import_keras()
-    return keras.Model(backbone.input, head(pool(backbone.output, pooling)))
 
 
 def prepared_pixels(uris: Sequence[str], input_size: int, at_most: int | None = None) -> NDArray[np.uint8]:
