@@ -37,6 +37,9 @@ def train(
     ] = None,
     positive: Annotated[str | None, typer.Option(help="The positive class; several with commas.")] = None,
     target_sensitivity: Annotated[float, typer.Option(help="What the threshold must reach on validation.")] = 0.95,
+    target_specificity: Annotated[
+        float, typer.Option(help="What must be reached, beside the sensitivity, outside of the refer band.")
+    ] = 0.95,
     columns: Annotated[str | None, typer.Option(help="A manifest's columns: uri=image_path,label=target.")] = None,
     class_names: Annotated[str | None, typer.Option(help="Names of the labels: 0=normal,1=pneumonia.")] = None,
     root: Annotated[str | None, typer.Option(help="Where relative URIs of a manifest start.")] = None,
@@ -94,6 +97,7 @@ def train(
         start=from_,
         positive=tuple(part.strip() for part in (positive or "").split(",") if part.strip()),
         target_sensitivity=target_sensitivity,
+        target_specificity=target_specificity,
         new_split=new_split,
         workers=workers,
         resources=parse_resources(resources or ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.console import Console, plain_table, program
 from jobs.score import ScoreDisplay
@@ -173,9 +173,48 @@ def _figure_lines(report: TrainReport) -> Iterator[str]:
         f"              on validation sensitivity {report.sensitivity:.3f} (asked for: {report.target_sensitivity:g}), "
         f"specificity {report.specificity:.3f}"
     )
+    yield from band_lines(report.thresholds)
     yield f"  int8        {report.int8['sentence']}"
     if report.versus is not None:
         yield f"  compared    {report.versus.get('sentence') or report.versus['reason']}"
+
+
+def band_lines(thresholds: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The refer bands of images and of patients, and what stands outside of them on validation.
+
+    Args:
+        thresholds: As in a bundle; units without a band are left out.
+    """
+    image, patient = thresholds.get("image", {}), thresholds.get("patient_max", {})
+    if image.get("refer_low") is not None:
+        yield f"  refer       {_referred(image, 'validation images')}"
+        yield f"              outside of it {_outside(image)}"
+    if patient.get("refer_low") is not None:
+        yield f"  patients    by the highest p_positive of each one's images: threshold {patient['threshold']:.6g}"
+        yield f"              refer {_referred(patient, 'patients of validation')}"
+        yield f"              outside of it {_outside(patient)}"
+
+
+def _referred(fitted: Mapping[str, Any], what: str) -> str:
+    """The band, and how many cases lie within."""
+    if not fitted["referred"]:
+        return f"nobody of {fitted['cases']:,} {what}: the threshold alone reaches both targets"
+    least = "any" if fitted["refer_low"] == 0 else f"from {fitted['refer_low']:.6g}"
+    most = "" if fitted["refer_high"] > 1 else f" to below {fitted['refer_high']:.6g}"
+    share = 100 * fitted["referred"] / fitted["cases"]
+    return f"{least}{most}: {fitted['referred']:,} of {fitted['cases']:,} {what} ({share:.1f} %) go to a person"
+
+
+def _outside(fitted: Mapping[str, Any]) -> str:
+    decided = fitted["decided"]
+    return (
+        f"sensitivity {_rate(decided['sensitivity'])} (asked for: {fitted['target_sensitivity']:g}), "
+        f"specificity {_rate(decided['specificity'])} (asked for: {fitted['target_specificity']:g})"
+    )
+
+
+def _rate(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def _next_lines(report: TrainReport) -> Iterator[str]:

@@ -9,6 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipelines.evaluation.thresholds import OperatingPoint, fit_alike
+
 AGGREGATES: Final = ("max", "mean")
 """How the images' `p_positive` become the patient's; `patient_max` and so on are the units of a bundle's thresholds."""
 
@@ -62,3 +64,25 @@ def group_patients(p_positive: ArrayLike, truth: ArrayLike, patients: Sequence[s
         together = np.bincount(owner, score, minlength=len(names)) / np.maximum(images, 1)
     sick = np.bincount(owner, positive, minlength=len(names)) > 0
     return Patients(tuple(names), together, sick, images, len(patients) - len(known))
+
+
+def fit_patients(
+    point: OperatingPoint, p_positive: ArrayLike, truth: ArrayLike, patients: Sequence[str | None] | None
+) -> dict[str, OperatingPoint]:
+    """Threshold and refer band of each way to aggregate, fitted to the patients as the images' were to the images.
+
+    Args:
+        point: The images' own; its targets are taken.
+        p_positive: Probability of the positive classes of each image, `[N]`.
+        truth: Whether each image is positive, bool `[N]`.
+        patients: Patient of each image, None where unknown; None where the data know of none.
+
+    Returns:
+        `patient_max` and `patient_mean`; {} where no patient is known, or no known one is positive.
+    """
+    fitted = {}
+    for how in AGGREGATES if patients is not None else ():
+        together = group_patients(p_positive, truth, patients or (), how)
+        if together.truth.any():
+            fitted[f"patient_{how}"] = fit_alike(point, together.p_positive, together.truth)
+    return fitted

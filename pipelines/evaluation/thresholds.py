@@ -121,7 +121,7 @@ def fit_threshold(p_positive: ArrayLike, is_positive: ArrayLike, target: float =
     Raises:
         UsageError: If the target is out of range, or no image is positive.
     """
-    check_target("sensitivity", target)
+    check_target("The target sensitivity", target)
     score, truth = np.asarray(p_positive, np.float64), np.asarray(is_positive, bool)
     if not truth.any():
         raise UsageError("No validation image is positive, so no threshold can be fitted.", "Add positive images.")
@@ -162,7 +162,7 @@ def fit_point(
     Raises:
         UsageError: If a target is out of range, or no case is positive.
     """
-    check_target("specificity", target_specificity)
+    check_target("The target specificity", target_specificity)
     point = fit_threshold(p_positive, is_positive, target_sensitivity)
     score, truth = np.asarray(p_positive, np.float64), np.asarray(is_positive, bool)
     low, high = _least_band(score, truth, point.threshold, target_sensitivity, target_specificity)
@@ -197,14 +197,14 @@ def check_target(name: str, target: float) -> None:
     """Refuse a target that no threshold could have.
 
     Args:
-        name: `sensitivity` or `specificity`.
+        name: What the message calls it.
         target: Its value.
 
     Raises:
         UsageError: If it is not above 0 and at most 1.
     """
     if not 0 < target <= 1:
-        raise UsageError(f"The target {name} must be above 0 and at most 1; it is {target}.", "Say 0.95.")
+        raise UsageError(f"{name} must be above 0 and at most 1; it is {target}.", "Say 0.95.")
 
 
 def _least_band(

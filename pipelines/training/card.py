@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.evaluation.intervals import DRAWS, Interval
+from pipelines.evaluation.intervals import Interval
+from pipelines.evaluation.resampling import DRAWS
 from pipelines.evaluation.thresholds import OperatingPoint
 from pipelines.training.int8_gate import Int8Verdict
 from pipelines.training.recipe_document import markdown_table
@@ -96,7 +97,8 @@ class ValidationFacts:
         report: The classification report, text.
         matrix: Confusion matrix, a row for each true class.
         temperature: What the logits are divided by.
-        point: The float32 scorer's threshold.
+        point: The float32 scorer's threshold and refer band.
+        patients: The same by unit of the bundle for patients; {} where validation knows none.
         int8: The 8-bit scorer.
         versus: The comparison with the champion.
         warnings: What a person should know before using the model.
@@ -111,6 +113,7 @@ class ValidationFacts:
     int8: Int8Verdict
     versus: Versus
     warnings: Sequence[str]
+    patients: Mapping[str, OperatingPoint] = field(default_factory=dict)
 
 
 def model_card(
@@ -199,20 +202,49 @@ def _validation(said: ValidationFacts, classes: Sequence[str], positive: int) ->
 
 
 def _operating(said: ValidationFacts) -> str:
-    points = {"float32": said.point}
+    points = {"float32, image": said.point}
     if said.int8.offered and said.int8.point is not None:
-        points["int8"] = said.int8.point
+        points["int8, image"] = said.int8.point
+    for unit, point in said.patients.items():
+        how, precision = unit.removeprefix("patient_").removesuffix("_int8"), "int8" if "int8" in unit else "float32"
+        points[f"{precision}, patient ({how} of the images)"] = point
     rows = [
-        [precision, f"{point.threshold:.6g}", _figure(point.sensitivity), _figure(point.specificity)]
-        for precision, point in points.items()
+        [name, f"{point.threshold:.6g}", _figure(point.sensitivity), _figure(point.specificity)]
+        for name, point in points.items()
     ]
     changed = f" {said.int8.decisions_changed:,} of {said.int8.images:,} decisions differ." if said.int8.images else ""
     return (
         f"## Threshold and calibration\n\nLogits are divided by the temperature {said.temperature:.4g}, fitted on "
-        "validation. An image is positive where p_positive, the sum over the positive classes, is at least the "
-        f"threshold: the largest that reaches a sensitivity of {said.point.target:g} on validation.\n\n"
-        f"{markdown_table(['scorer', 'threshold', 'sensitivity', 'specificity'], rows)}\n"
-        f"{said.int8.sentence()}{changed}\n"
+        "validation. The threshold of p_positive, the sum over the positive classes, is the largest that reaches a "
+        f"sensitivity of {said.point.target:g} on validation.\n\n"
+        f"{markdown_table(['scorer and unit', 'threshold', 'sensitivity', 'specificity'], rows)}\n"
+        f"{_bands(points)}{said.int8.sentence()}{changed}\n"
+    )
+
+
+def _bands(points: Mapping[str, OperatingPoint]) -> str:
+    """What is referred to a person, and what that buys."""
+    bands = {name: point.band for name, point in points.items() if point.band is not None}
+    if not bands:
+        return ""
+    first = next(point for point in points.values() if point.band is not None)
+    rows = [
+        [
+            name,
+            f"{band.low:.6g}",
+            f"{band.high:.6g}",
+            f"{band.referred:,} of {band.cases:,}",
+            _figure(band.sensitivity),
+            _figure(band.specificity),
+        ]
+        for name, band in bands.items()
+    ]
+    heads = ["scorer and unit", "from", "to below", "referred", "sensitivity outside", "specificity outside"]
+    return (
+        "A decision is negative below the refer band, positive from its upper end on, and refer within: then a person "
+        "decides. It is the band with the fewest validation cases such that outside of it sensitivity reaches "
+        f"{first.target:g} and specificity {bands[next(iter(bands))].target_specificity:g}; an upper end above 1 calls "
+        f"nothing positive, a lower end of 0 nothing negative.\n\n{markdown_table(heads, rows)}\n"
     )
 
 

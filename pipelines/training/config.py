@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.errors import UsageError
+from pipelines.evaluation.thresholds import check_target
 from pipelines.models.record import check_name
 from pipelines.storage import paths
 from pipelines.training.labelled import DataConfig
@@ -25,6 +26,7 @@ class TrainConfig:
         weights: The backbone's weights: `imagenet`, `none`, or a file.
         positive: Positive classes; empty for the rule of `models.positive`.
         target_sensitivity: What the threshold has to reach on validation, above 0 and at most 1.
+        target_specificity: What has to be reached, with the sensitivity, outside of the refer band; likewise.
         seed: Decides split, initialisation, order, augmentation and dropout.
         workers: Data-parallel workers; each batch is shared among them.
         resources: Of each worker, `cpu` and `gpu`; what is left out is its share of what the cluster has.
@@ -41,6 +43,7 @@ class TrainConfig:
     weights: str = "imagenet"
     positive: tuple[str, ...] = ()
     target_sensitivity: float = 0.95
+    target_specificity: float = 0.95
     seed: int = 0
     workers: int = 1
     resources: Mapping[str, int] = field(default_factory=dict)
@@ -56,10 +59,8 @@ class TrainConfig:
             UsageError: Naming the option, the rule and the value.
         """
         check_name(self.name)
-        if not 0 < self.target_sensitivity <= 1:
-            raise UsageError(
-                f"--target-sensitivity must be above 0 and at most 1; it is {self.target_sensitivity}.", "Say 0.95."
-            )
+        check_target("--target-sensitivity", self.target_sensitivity)
+        check_target("--target-specificity", self.target_specificity)
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"--seed must be from 0 to {2**31 - 1}; it is {self.seed}.", "Say 0.")
         if self.workers < 1:

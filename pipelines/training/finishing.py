@@ -1,13 +1,14 @@
-"""The finished scorers: calibrated, compiled, run on every validation image, the threshold fitted to their answers.
+"""The finished scorers: calibrated, compiled, run on every validation image, the thresholds fitted to their answers.
 
 Validation's probabilities in the bundle are the float32 scorer's own, so `score` will give the same ones, and its
-threshold decides as recorded. The 8-bit scorer is made as well, and kept where it earned its place (`int8_gate`).
+threshold and refer band decide as recorded. The 8-bit scorer is made as well, and kept where it earned its place
+(`int8_gate`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 
 from pipelines.errors import ModelRefused
 from pipelines.evaluation.calibration import class_logits, fit_temperature, probabilities
-from pipelines.evaluation.thresholds import OperatingPoint, fit_threshold, sum_positive
+from pipelines.evaluation.patients import fit_patients
+from pipelines.evaluation.thresholds import OperatingPoint, fit_point, sum_positive
+from pipelines.models.bundle import threshold_unit
 from pipelines.models.compile import CALIBRATION_IMAGES, compile_scorer, compile_scorer_int8
 from pipelines.models.runtime import ScorerIO
 from pipelines.scoring.answers import answer_images
@@ -60,11 +63,13 @@ class Validation:
         images: image_uri, content_sha256; one row an image, N.
         labels: Class numbers, int64 `[N]`.
         logits: What the trained head answers to the cached features, `[N, K]` or `[N, 1]`.
+        patients: Patient of each image, None where unknown; None where the data know of none.
     """
 
     images: pa.Table
     labels: NDArray[np.int64]
     logits: NDArray[np.float32]
+    patients: tuple[str | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,11 @@ class Finished:
         scorer: LiteRT bytes: pixels to calibrated probabilities.
         io: How it is fed and read.
         probabilities: Its answers to the validation part, float32 `[N, K]`.
-        point: Its threshold.
-        int8: How the 8-bit scorer compares, and its own threshold.
+        point: Its threshold and refer band.
+        int8: How the 8-bit scorer compares, and its own threshold and band.
         int8_scorer: That scorer and its input and output; None unless it earned its place.
+        patients: Threshold and band by unit of the bundle, such as `patient_max` and `patient_max_int8`; {} where
+            validation knows no patients.
     """
 
     temperature: float
@@ -88,6 +95,7 @@ class Finished:
     point: OperatingPoint
     int8: Int8Verdict
     int8_scorer: tuple[bytes, ScorerIO] | None
+    patients: Mapping[str, OperatingPoint] = field(default_factory=dict)
 
 
 def finish(
@@ -95,7 +103,7 @@ def finish(
     validation: Validation,
     calibration_uris: Sequence[str],
     positive: Sequence[int],
-    target: float,
+    targets: tuple[float, float],
     tell: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Finished:
     """Fit the temperature, compile both scorers, run them on all of validation, fit the thresholds.
@@ -105,7 +113,7 @@ def finish(
         validation: What is fitted to.
         calibration_uris: Training images for the 8-bit scorer, as `choose_calibration` gives them.
         positive: Numbers of the positive classes.
-        target: Sensitivity wanted of the thresholds.
+        targets: Sensitivity wanted of the thresholds; that and specificity wanted outside of the refer bands.
         tell: Called with the number of validation images done and that of all.
 
     Raises:
@@ -121,11 +129,16 @@ def finish(
     answers, *others = answer_images(models, validation.images, lambda done: tell(done, images))
     _refuse_difference(answers, probabilities(logits, temperature))
     truth = np.isin(validation.labels, positive)
-    point = fit_threshold(sum_positive(answers, positive), truth, target)
+    point = fit_point(sum_positive(answers, positive), truth, *targets)
+    patients = fit_patients(point, sum_positive(answers, positive), truth, validation.patients)
     if isinstance(small, str):
-        return Finished(temperature, scorer, io, answers, point, Int8Verdict(0, (small,)), None)
+        return Finished(temperature, scorer, io, answers, point, Int8Verdict(0, (small,)), None, patients)
     verdict = judge_int8(answers, others[0], validation.labels, positive, point)
-    return Finished(temperature, scorer, io, answers, point, verdict, small if verdict.offered else None)
+    if not verdict.offered:
+        return Finished(temperature, scorer, io, answers, point, verdict, None, patients)
+    own = fit_patients(point, sum_positive(others[0], positive), truth, validation.patients)
+    patients |= {threshold_unit("int8", unit): fitted for unit, fitted in own.items()}
+    return Finished(temperature, scorer, io, answers, point, verdict, small, patients)
 
 
 def choose_calibration(uris: Sequence[str], labels: Sequence[int], contents: Sequence[str]) -> list[str]:

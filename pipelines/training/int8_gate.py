@@ -4,9 +4,9 @@ It is refused where the ROC AUC of the positive classes against the rest falls b
 classes also the mean over the classes), where more than 2 % of the predicted classes change, or where no threshold of
 its own reaches the sensitivity that float32's reaches.
 
-It has a threshold of its own, fitted to its own answers: the threshold is the probability of one positive image, so
-that the slightest change of its answer would drop it at float32's threshold, and the sensitivity below what was asked
-for. Decisions are compared each at its own threshold.
+It has a threshold and a refer band of its own, fitted to its own answers: the threshold is the probability of one
+positive image, so that the slightest change of its answer would drop it at float32's threshold, and the sensitivity
+below what was asked for. Decisions are compared each at its own threshold and band.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.evaluation.metrics import roc_auc
-from pipelines.evaluation.thresholds import OperatingPoint, fit_threshold, sum_positive
+from pipelines.evaluation.thresholds import OperatingPoint, fit_alike, sum_positive
+from pipelines.models.decision import decide
 
 LARGEST_FALL = 0.005
 MOST_CHANGED = 0.02
@@ -37,9 +38,9 @@ class Int8Verdict:
         roc_auc: Of the positive classes against the rest: float32's and int8's.
         macro_roc_auc: Mean of each class against the rest, likewise; None with two classes.
         classes_changed: Images whose predicted class changes.
-        decisions_changed: Images whose decision changes, each scorer at its own threshold.
+        decisions_changed: Images whose decision changes, each scorer at its own threshold and refer band.
         sensitivity_at_float32: What int8 would reach at float32's threshold.
-        point: The threshold of its own; None where it did not answer.
+        point: The threshold and refer band of its own; None where it did not answer.
     """
 
     images: int
@@ -96,7 +97,7 @@ def judge_int8(
         int8: The same of the 8-bit scorer.
         labels: Class numbers `[N]`.
         positive: Numbers of the positive classes.
-        point: float32's threshold.
+        point: float32's threshold and refer band, whose targets are int8's too.
     """
     unanswered = int((~np.isfinite(int8).all(axis=1)).sum())
     if unanswered:
@@ -106,7 +107,7 @@ def judge_int8(
     areas = roc_auc(score, truth), roc_auc(quantised, truth)
     macro = _macro(float32, int8, labels) if float32.shape[1] > 2 else None
     changed = int((float32.argmax(axis=1) != int8.argmax(axis=1)).sum())
-    own = fit_threshold(quantised, truth, point.target)
+    own = fit_alike(point, quantised, truth)
     reasons = [
         *_fall("the ROC AUC of the positive classes", areas),
         *(_fall("the mean ROC AUC of the classes", macro) if macro else ()),
@@ -121,7 +122,7 @@ def judge_int8(
         roc_auc=areas,
         macro_roc_auc=macro,
         classes_changed=changed,
-        decisions_changed=int(((score >= point.threshold) != (quantised >= own.threshold)).sum()),
+        decisions_changed=int((decide(score, point.record()) != decide(quantised, own.record())).sum()),
         sensitivity_at_float32=float((quantised >= point.threshold)[truth].mean()),
         point=own,
     )

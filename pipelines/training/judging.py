@@ -13,6 +13,8 @@ from pipelines.evaluation.metrics import classification_report, confusion_matrix
 from pipelines.evaluation.thresholds import OperatingPoint, sum_positive
 
 FEW_VALIDATION_IMAGES = 20
+FEW_DECIDED = 20
+"""Cases of one kind outside of a refer band: with fewer, one more mistake breaks a target of 0.95."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def judge(
     point: OperatingPoint,
     seed: int,
     undefined_metric: str | None = None,
+    patients: OperatingPoint | None = None,
 ) -> Judged:
     """Measure the float32 scorer's answers to validation.
 
@@ -59,9 +62,10 @@ def judge(
         probabilities: Calibrated, `[N, K]`.
         labels: Class numbers `[N]`.
         groups: Group of each image; intervals draw these.
-        point: The threshold.
+        point: The threshold and refer band.
         seed: Decides the resamples.
         undefined_metric: The recipe's metric, where it was no number after any epoch.
+        patients: Threshold and band of patients by their highest `p_positive`; None where validation knows none.
     """
     numbers = [list(classes).index(name) for name in positive]
     called, score, truth = probabilities.argmax(axis=1), sum_positive(probabilities, numbers), np.isin(labels, numbers)
@@ -81,6 +85,8 @@ def judge(
         warnings=(
             *_warnings(area, interval, truth, point, undefined_metric),
             *_too_sure(figures["log_loss"], len(labels)),
+            *band_warnings(point, "validation images", few=len(truth) >= FEW_VALIDATION_IMAGES),
+            *(band_warnings(patients, "patients of validation") if patients is not None else ()),
         ),
     )
 
@@ -102,13 +108,38 @@ def _warnings(
         )
     if len(truth) < FEW_VALIDATION_IMAGES:
         told.append(
-            f"Only {len(truth)} images validate ({int(truth.sum())} of them positive): temperature and threshold "
-            "are guesses, and every figure is uncertain."
+            f"Only {len(truth)} images validate ({int(truth.sum())} of them positive): temperature, threshold and "
+            "refer band are guesses, and every figure is uncertain."
         )
     if point.sensitivity < point.target:
         told.append(
             f"No threshold above 0 reaches a sensitivity of {point.target:g} on validation; this one reaches "
             f"{point.sensitivity:.3f}."
+        )
+    return told
+
+
+def band_warnings(point: OperatingPoint, what: str, few: bool = True) -> list[str]:
+    """What a person should know of a refer band: that it hands over most cases, or that few bear it.
+
+    Args:
+        point: With the band; without one nothing is said.
+        what: What was counted, such as `validation images`.
+        few: Whether to say that few cases bear it.
+    """
+    band = point.band
+    if band is None or not band.referred:
+        return []
+    told = []
+    if 2 * band.referred > band.cases:
+        told.append(
+            f"The refer band holds {band.referred:,} of {band.cases:,} {what}: to reach a sensitivity of "
+            f"{point.target:g} and a specificity of {band.target_specificity:g}, most are handed to a person."
+        )
+    if few and min(band.decided_positives, band.decided_negatives) < FEW_DECIDED:
+        told.append(
+            f"The refer band is borne by few cases: outside of it lie {band.decided_positives:,} positive and "
+            f"{band.decided_negatives:,} negative {what}."
         )
     return told
 

@@ -58,6 +58,7 @@ class TrainReport:
         target_sensitivity: What the threshold was asked to reach.
         sensitivity: What it reaches on validation.
         specificity: What it reaches on validation; NaN without negative images.
+        thresholds: Threshold, refer band and what they reach on validation, of every unit of the bundle.
         int8: Whether the 8-bit scorer is offered, and how it compares (`int8_gate.Int8Verdict.record`).
         versus: The comparison with the champion (`versus.Versus.record`); None for the first version of a name.
         audit: What the leak audit counted, and where the split comes from.
@@ -92,6 +93,7 @@ class TrainReport:
     target_sensitivity: float
     sensitivity: float
     specificity: float
+    thresholds: Mapping[str, Mapping[str, Any]]
     int8: Mapping[str, Any]
     versus: Mapping[str, Any] | None
     audit: Mapping[str, Any]
@@ -127,6 +129,7 @@ class TrainReport:
             "target_sensitivity": self.target_sensitivity,
             "sensitivity": self.sensitivity,
             "specificity": self.specificity,
+            "thresholds": {unit: dict(fitted) for unit, fitted in self.thresholds.items()},
             "int8": dict(self.int8),
             "versus": None if self.versus is None else dict(self.versus),
             "audit": dict(self.audit),

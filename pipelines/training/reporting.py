@@ -52,6 +52,7 @@ def make_report(
         target_sensitivity=finished.point.target,
         sensitivity=finished.point.sensitivity,
         specificity=finished.point.specificity,
+        thresholds=bundle.thresholds,
         int8=finished.int8.record(),
         versus=made.versus.record(),
         audit=data.audit.as_json(),

@@ -29,7 +29,7 @@ from pipelines.storage.reading import ImageReader
 from pipelines.training import writing
 from pipelines.training.arrays import fit_name, write_job
 from pipelines.training.config import TrainConfig
-from pipelines.training.dataset import Dataset, make_dataset
+from pipelines.training.dataset import Dataset, PartImages, make_dataset
 from pipelines.training.feeding import augmentation_of
 from pipelines.training.finishing import Finished, Trained, Validation, choose_calibration, finish
 from pipelines.training.history import Row
@@ -230,12 +230,18 @@ def _finish(config: TrainConfig, ready: Prepared, logits: NDArray[np.float32], t
     uris = train_part.images["image_uri"].to_pylist()
     return finish(
         Trained(network.backbone, network.head, recipe.input_size, recipe.pooling, recipe.flip_at_prediction),
-        Validation(validation.images, validation.labels, logits),
+        Validation(validation.images, validation.labels, logits, _patients(ready.labelled, validation)),
         choose_calibration(uris, train_part.labels.tolist(), contents),
         ready.positive,
-        config.target_sensitivity,
+        (config.target_sensitivity, config.target_specificity),
         lambda done, total: tell(ScoreProgress("validating", done, total)),
     )
+
+
+def _patients(labelled: LabelledImages, part: PartImages) -> tuple[str | None, ...] | None:
+    """Patient of each image of a part; None where nothing says whose any image is."""
+    people = labelled.table["person"].take(pa.array(part.rows)).to_pylist()
+    return tuple(people) if any(person is not None for person in people) else None
 
 
 def _judged(config: TrainConfig, ready: Prepared, fit: FitResult, finished: Finished) -> Made:
@@ -250,6 +256,7 @@ def _judged(config: TrainConfig, ready: Prepared, fit: FitResult, finished: Fini
         finished.point,
         config.seed,
         None if fit.metric_defined else config.recipe.metric,
+        finished.patients.get("patient_max"),
     )
     new = Validated(
         classes=data.classes,

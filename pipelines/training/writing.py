@@ -100,6 +100,7 @@ def _spec(config: TrainConfig, made: Made) -> BundleSpec:
         scorers["int8"] = ScorerEntry(SCORER_INT8_FILE, finished.int8_scorer[1])
         assert finished.int8.point is not None
         thresholds[threshold_unit("int8")] = finished.int8.point.record()
+    thresholds |= {unit: point.record() for unit, point in finished.patients.items()}
     return BundleSpec(
         classes=made.data.classes,
         positive_classes=made.judged.positive,
@@ -194,6 +195,7 @@ def _card(config: TrainConfig, made: Made) -> bytes:
         matrix=judged.matrix,
         temperature=finished.temperature,
         point=finished.point,
+        patients=finished.patients,
         int8=finished.int8,
         versus=made.versus,
         warnings=judged.warnings,

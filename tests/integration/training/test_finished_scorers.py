@@ -17,6 +17,7 @@ import pytest
 
 from pipelines.errors import ModelRefused, TryLater, UsageError
 from pipelines.evaluation.calibration import class_logits, fit_temperature, probabilities
+from pipelines.evaluation.thresholds import fit_point
 from pipelines.images.preprocess import Preprocessing
 from pipelines.models.golden import self_test
 from pipelines.models.registry import resolve
@@ -90,7 +91,7 @@ def make_fit(files: list[Path], **settings: str) -> Fit:
 def finished(fit: Fit) -> Finished:
     half = len(fit.labels) // 2
     uris, contents = fit.images["image_uri"].to_pylist()[:half], fit.images["content_sha256"].to_pylist()[:half]
-    return finish(fit.trained, fit.validation, choose_calibration(uris, fit.labels[:half], contents), [1], 0.9)
+    return finish(fit.trained, fit.validation, choose_calibration(uris, fit.labels[:half], contents), [1], (0.9, 0.8))
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +124,27 @@ def test_the_recorded_probabilities_are_those_that_scoring_gives(fit: Fit, done:
     assert done.temperature == fit_temperature(class_logits(fit.validation.logits), fit.validation.labels)
     wanted = probabilities(fit.validation.logits, done.temperature)
     np.testing.assert_allclose(done.probabilities, wanted, atol=1e-4)
+    assert done.patients == {}
     called = again[:, 1].astype(np.float64) >= done.point.threshold
     truth = fit.validation.labels == 1
     assert called[truth].mean() == done.point.sensitivity >= 0.9
     assert (~called[~truth]).mean() == pytest.approx(done.point.specificity)
+
+
+def test_patients_have_thresholds_of_their_own_where_they_are_known(fit: Fit) -> None:
+    patients = tuple(None if row % 10 == 3 else f"patient {row // 2}" for row in range(len(fit.validation.labels)))
+    known = finished(replace(fit, validation=replace(fit.validation, patients=patients)))
+    score, truth = known.probabilities[:, 1].astype(np.float64), fit.validation.labels == 1
+    for how in ("max", "mean"):
+        together: dict[str, list[int]] = {}
+        for row, patient in enumerate(patients):
+            if patient is not None:
+                together.setdefault(patient, []).append(row)
+        values = [getattr(score[rows], how)() for rows in together.values()]
+        sick = [bool(truth[rows].any()) for rows in together.values()]
+        assert known.patients[f"patient_{how}"] == fit_point(values, sick, 0.9, 0.8)
+    offered = {unit for unit in known.patients if unit.endswith("_int8")}
+    assert offered == ({"patient_max_int8", "patient_mean_int8"} if known.int8.offered else set())
 
 
 def test_int8_is_judged_on_every_validation_image(fit: Fit, done: Finished) -> None:
@@ -252,9 +270,10 @@ def test_int8_is_in_the_bundle_only_where_it_earned_its_place(fit: Fit, done: Fi
     with pytest.raises(UsageError, match=r"has no int8 scorer\. int8 did not earn its place on 60 validation images"):
         absent.scorer("int8")
     assert set(absent.thresholds) == {"image"} and "scorer_int8.tflite" not in absent.files
+    assert {"refer_low", "refer_high", "decided"} <= set(absent.thresholds["image"])
     # Another float32 scorer in its place: what is tested is where it goes.
     small = (done.scorer, ScorerIO(SIZE, 2))
-    offered = replace(done, int8=replace(done.int8, reasons=(), point=replace(done.point, threshold=0.25)))
+    offered = replace(done, int8=replace(done.int8, reasons=(), point=replace(done.point, threshold=0.25, band=None)))
     there = resolve(write(config, made(fit, replace(offered, int8_scorer=small))).uri)
     assert there.scorer("int8")[0] == done.scorer
     assert there.thresholds["image_int8"]["threshold"] == 0.25

@@ -41,6 +41,21 @@ REPORT = TrainReport(
     target_sensitivity=0.95,
     sensitivity=0.95,
     specificity=0.8,
+    thresholds={
+        "image": {
+            "threshold": 0.31,
+            "target_sensitivity": 0.95,
+            "sensitivity": 0.95,
+            "specificity": 0.8,
+            "refer_low": 0.21,
+            "refer_high": 0.44,
+            "target_specificity": 0.9,
+            "cases": 50,
+            "referred": 12,
+            "referred_positive": 4,
+            "decided": {"positives": 16, "negatives": 22, "sensitivity": 0.9625, "specificity": None},
+        },
+    },
     int8={"offered": True, "sentence": "int8 earned its place on 50 validation images."},
     versus={"champion": "v1", "verdict": "better", "sentence": "better than the champion v1"},
     audit={"origin": "inherited", "predecessor": "v1", "exact_copies": 1, "near_duplicate_pairs": 2},
@@ -126,6 +141,8 @@ def test_the_summary_says_what_the_papers_programs_print_and_what_comes_next() -
         "accuracy 0.9000 (95 % interval 0.800 to 0.960), loss 0.3000",
         "ROC AUC 0.9500 (95 % interval 0.880 to 0.990), malignant against the rest",
         "sensitivity 0.950 (asked for: 0.95), specificity 0.800",
+        "refer       from 0.21 to below 0.44: 12 of 50 validation images (24.0 %) go to a person\n",
+        "outside of it sensitivity 0.963 (asked for: 0.95), specificity – (asked for: 0.9)\n",
         "int8        int8 earned its place",
         "compared    better than the champion v1",
         "champion    still v1; to score with this one:",
@@ -135,7 +152,17 @@ def test_the_summary_says_what_the_papers_programs_print_and_what_comes_next() -
         assert part in text, part
     matrix = [line.split() for line in text.splitlines() if line.startswith(("benign", "malignant"))]
     assert matrix == [["benign", "27", "3"], ["malignant", "2", "18"]]
-    assert "mean of each class" not in text
+    assert "mean of each class" not in text and "patients    by the highest" not in text
+
+
+def test_patients_have_a_line_and_a_band_without_cases_refers_nobody() -> None:
+    nobody = {**REPORT.thresholds["image"], "refer_low": 0.31, "refer_high": 0.31, "referred": 0}
+    never = {**REPORT.thresholds["image"], "refer_low": 0.0, "refer_high": 1.00001, "threshold": 0.375, "cases": 24}
+    text = summary(dataclasses.replace(REPORT, thresholds={"image": nobody, "patient_max": never, "patient_mean": {}}))
+    assert "refer       nobody of 50 validation images: the threshold alone reaches both targets\n" in text
+    assert "patients    by the highest p_positive of each one's images: threshold 0.375\n" in text
+    assert "refer any: 12 of 24 patients of validation (50.0 %) go to a person\n" in text
+    assert "refer" not in summary(dataclasses.replace(REPORT, thresholds={"image": {"threshold": 0.31}}))
 
 
 def test_a_first_version_is_champion_and_three_classes_have_two_areas() -> None:
@@ -174,4 +201,5 @@ def test_the_json_answer_keeps_its_keys() -> None:
         answer
     )
     assert answer["int8"]["offered"] is True and answer["versus"]["verdict"] == "better"
+    assert answer["thresholds"]["image"]["decided"]["positives"] == 16
     assert answer["audit"]["exact_copies"] == 1 and answer["intervals"]["accuracy"] == [0.8, 0.96]

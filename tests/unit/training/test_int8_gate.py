@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from pipelines.evaluation.thresholds import fit_threshold, sum_positive
+from pipelines.evaluation.thresholds import fit_point, sum_positive
+from pipelines.models.decision import decide
 from pipelines.training.int8_gate import Int8Verdict, judge_int8
 
 
@@ -31,7 +32,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def judged(float32: np.ndarray, int8: np.ndarray, truth: np.ndarray, target: float = 0.95) -> Int8Verdict:
-    point = fit_threshold(sum_positive(float32, [1]), truth == 1, target)
+    point = fit_point(sum_positive(float32, [1]), truth == 1, target, 0.9)
     return judge_int8(float32, int8, truth, [1], point)
 
 
@@ -59,6 +60,12 @@ def test_it_is_offered_exactly_where_the_two_limits_hold(
     assert verdict.point is not None
     called = sum_positive(int8, [1]) >= verdict.point.threshold
     assert called[truth == 1].mean() == verdict.point.sensitivity >= target
+    assert verdict.point == fit_point(sum_positive(int8, [1]), truth == 1, target, 0.9)
+    own = fit_point(sum_positive(float32, [1]), truth == 1, target, 0.9)
+    said = [
+        decide(sum_positive(answers, [1]), point.record()) for answers, point in ((float32, own), (int8, verdict.point))
+    ]
+    assert verdict.decisions_changed == int((said[0] != said[1]).sum())
     assert json.loads(json.dumps(verdict.record()))["offered"] is verdict.offered
 
 
