@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import UsageError
-from pipelines.training.labelled import DataConfig, read_labelled
+from pipelines.training.labelled import DataConfig, read_for_model, read_labelled
 
 
 def fill(folder: Path, count: int, suffix: str = ".jpg") -> list[Path]:
@@ -312,3 +312,43 @@ def test_class_names_must_fit(two_classes: Path) -> None:
 def test_options_that_do_not_belong_are_refused(arguments: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         DataConfig(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_model_may_be_evaluated_on_few_images_of_some_of_its_classes(tmp_path: Path) -> None:
+    fill(tmp_path / "benign", 2)
+    fill(tmp_path / "malignant", 1)
+    found = read_for_model(DataConfig(str(tmp_path)), ("malignant", "normal", "benign"))
+    assert found.classes == ("malignant", "normal", "benign")
+    assert found.label_numbers() == [2, 2, 0]
+
+
+def test_labels_that_a_model_does_not_know_are_refused(two_classes: Path) -> None:
+    with pytest.raises(UsageError, match=r"no class 'benign', which 12 images.*classes are malignant, normal"):
+        read_for_model(DataConfig(str(two_classes)), ("malignant", "normal"))
+    # A label without a name keeps its own.
+    named = DataConfig(str(two_classes), class_names={"benign": "normal", "unheard": "malignant"})
+    assert Counter(read_for_model(named, ("malignant", "normal")).label_numbers()) == {1: 12, 0: 11}
+
+
+def test_one_class_alone_tells_nothing_of_a_model(two_classes: Path) -> None:
+    with pytest.raises(UsageError, match=r"only one class \(benign: 12\)"):
+        read_for_model(DataConfig(str(two_classes), exclude=("malignant/*",)), ("benign", "malignant"))
+
+
+def test_columns_of_subgroups_follow_their_images(tmp_path: Path) -> None:
+    fill(tmp_path / "img", 6)
+    rows = [
+        f"img/{n:02d}.jpg,{'yes' if n % 2 else 'no'},{'' if n == 3 else f'site {n}'},{60 + n}"
+        for n in (5, 3, 1, 0, 2, 4)
+    ]
+    data = DataConfig(manifest(tmp_path, "uri,label,site,age", rows), exclude=("00.jpg",))
+    found = read_for_model(data, ("no", "yes"), ("site", "age"))
+    assert found.columns == {
+        "site": ("site 1", "site 2", None, "site 4", "site 5"),
+        "age": ("61", "62", "63", "64", "65"),
+    }
+    assert "site" not in found.table.column_names
+    with pytest.raises(UsageError, match="no column 'ward' for ward"):
+        read_for_model(data, ("no", "yes"), ("ward",))
+    with pytest.raises(UsageError, match="a folder, which has no column 'site'"):
+        read_for_model(DataConfig(str(tmp_path)), ("no", "yes"), ("site",))
