@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -39,6 +39,19 @@ VIEWS: Final[dict[str, str]] = {
     "referrals": "SELECT * FROM latest WHERE decision IN ('refer', 'positive') ORDER BY p_positive DESC",
 }
 
+# Only where the table has the column. The limits are those of patients in the run of the patient's newest row; a model
+# that knows none, or whose run an earlier release recorded, decides by the images.
+PATIENT_COLUMN: Final = "patient_id"
+_PATIENTS: Final = f"""SELECT {PATIENT_COLUMN}, model_name, images, p_positive, CASE
+            WHEN high IS NULL THEN worst WHEN p_positive >= high THEN 'positive'
+            WHEN p_positive >= low THEN 'refer' ELSE 'negative' END AS decision
+        FROM (SELECT {PATIENT_COLUMN}, model_name, count(DISTINCT image_uri) AS images, max(p_positive) AS p_positive,
+                arg_max(run_id, (scored_at, run_id)) AS run_id,
+                CASE max(CASE decision WHEN 'positive' THEN 3 WHEN 'refer' THEN 2 WHEN 'negative' THEN 1 END)
+                    WHEN 3 THEN 'positive' WHEN 2 THEN 'refer' WHEN 1 THEN 'negative' END AS worst
+            FROM latest WHERE {PATIENT_COLUMN} IS NOT NULL GROUP BY ALL)
+        LEFT JOIN internal.patient_limits USING (run_id) ORDER BY p_positive DESC"""
+
 _RUNS_SCHEMA: Final = pa.schema(
     [
         ("run_id", pa.string()),
@@ -59,8 +72,11 @@ _RUNS_SCHEMA: Final = pa.schema(
         ("host", pa.string()),
     ]
 )
-_NAMES: Final = ", ".join(["rows", *VIEWS, "runs"])
-_NAMES_RUNS: Final = re.compile(r"\bruns\b|\bquery", re.I)
+_LIMITS_SCHEMA: Final = pa.schema([("run_id", pa.string()), ("low", pa.float64()), ("high", pa.float64())])
+_BAND: Final = ("refer_low", "refer_high")
+_NAMES: Final = ", ".join(["rows", *VIEWS, f"patients (where rows have {PATIENT_COLUMN})", "runs"])
+# What needs the records of runs; `query` is a function that takes a statement as text.
+_NAMES_RUNS: Final = re.compile(r"\bruns\b|\bpatients\b|\bquery", re.I)
 
 
 @contextlib.contextmanager
@@ -69,12 +85,14 @@ def connect(results: str, with_runs: bool = True) -> Iterator[duckdb.DuckDBPyCon
 
     The views are `rows` (all), `predictions` (scored), `failures`, `latest` (the newest scored row of each image,
     frame and model name), `unresolved` (images whose newest row is failed), `referrals` (newest, refer or positive, by
-    `p_positive`) and `runs`. Nothing but the table's own files can be read, nothing written, no setting changed.
-    The files are those of the table's newest version now; a commit made later is not seen.
+    `p_positive`), `patients` (each patient's images together, where the table has `patient_id`) and `runs`. Nothing
+    but the table's own files can be read, nothing written, no setting changed. The files are those of the table's
+    newest version now; a commit made later is not seen.
 
     Args:
         results: The results folder.
-        with_runs: Read the records of runs; without them `runs` is empty, and a damaged one is in nobody's way.
+        with_runs: Read the records of runs; without them `runs` is empty, `patients` decides by the images alone, and
+            a damaged one is in nobody's way.
 
     Returns:
         An open connection; DuckDB's errors within the block become ones that a person can act on.
@@ -171,9 +189,12 @@ def _create_views(
     connection.execute(f"CREATE VIEW rows AS SELECT {columns} FROM {source}")
     for name, sql in VIEWS.items():
         connection.execute(f"CREATE VIEW {name} AS {sql}")
-    connection.register("nightread_runs", _runs_table(runs))
-    connection.execute("CREATE TABLE runs AS FROM nightread_runs")
-    connection.unregister("nightread_runs")
+    for name, table in (("runs", _runs_table(runs)), ("internal.patient_limits", _limits_table(runs))):
+        connection.register("nightread_made", table)
+        connection.execute(f"CREATE TABLE {name} AS FROM nightread_made")
+        connection.unregister("nightread_made")
+    if PATIENT_COLUMN in (name.lower() for name in order):
+        connection.execute(f"CREATE VIEW patients AS {_PATIENTS}")
 
 
 def _scan(names: Sequence[str]) -> str:
@@ -215,6 +236,21 @@ def _runs_table(runs: Sequence[RunRecord]) -> pa.Table:
     ]
     plain = [{name: _valid_text(value) for name, value in row.items()} for row in rows]
     return pa.Table.from_pylist(plain, schema=_RUNS_SCHEMA)
+
+
+def _limits_table(runs: Sequence[RunRecord]) -> pa.Table:
+    """Where each run's decisions on patients begin to be `refer` and `positive`; runs that know no such limits lack."""
+    rows = []
+    for run in runs:
+        fitted = next((own for unit, own in _thresholds(run).items() if unit.startswith("patient_max")), None)
+        if fitted is not None:
+            low, high = (fitted["threshold"] if end is None else end for end in map(fitted.get, _BAND))
+            rows.append({"run_id": run.run_id, "low": low, "high": high})
+    return pa.Table.from_pylist(rows, schema=_LIMITS_SCHEMA)
+
+
+def _thresholds(run: RunRecord) -> Mapping[str, Mapping[str, Any]]:
+    return run.model.get("thresholds") or {}
 
 
 def _valid_text(value: Any) -> Any:

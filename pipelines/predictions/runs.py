@@ -64,6 +64,9 @@ class RunRecord:
         table_version: The version that holds its rows; None before the commit.
         status: One of `STATUSES`.
         started_at: UTC.
+        model: What a reader needs to understand the run's rows without the bundle: `classes` and `positive_classes` in
+            the bundle's order, and its `thresholds` of the run's precision, by the bundle's names of the units. {} in
+            records of earlier releases.
     """
 
     run_id: str
@@ -75,6 +78,7 @@ class RunRecord:
     table_version: int | None
     status: str
     started_at: datetime.datetime
+    model: Mapping[str, Any] = field(default_factory=dict)
     format: int = field(default=FORMAT)
 
     def as_json(self) -> dict[str, Any]:
@@ -89,6 +93,7 @@ class RunRecord:
             "counts": dict(self.counts),
             "timings": dict(self.timings),
             "configuration": dict(self.configuration),
+            "model": dict(self.model),
             "who": dict(self.who),
         }
 
@@ -125,6 +130,7 @@ class RunRecord:
                 table_version=None if value["table_version"] is None else int(value["table_version"]),
                 status=str(value["status"]),
                 started_at=datetime.datetime.fromisoformat(value["started_at"]).astimezone(datetime.UTC),
+                model=dict(value.get("model") or {}),
                 format=number,
             )
         except (ValueError, KeyError, TypeError) as error:

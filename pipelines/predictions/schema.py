@@ -64,7 +64,7 @@ _BEFORE_CLASSES: Final = (
         "predicted_class",
         pa.string(),
         "The class with the highest calibrated probability (of equal ones the first in the model's order); never the "
-        "threshold's choice.",
+        "threshold's choice, so it may differ from decision.",
     ),
     Column("score", pa.float32(), "The calibrated probability of predicted_class, from 0 to 1."),
 )
@@ -74,8 +74,11 @@ _AFTER_CLASSES: Final = (
     Column(
         "decision",
         pa.string(),
-        "p_positive against the model's frozen threshold: `negative`, `refer` or `positive`; null for a model without "
-        "fitted thresholds.",
+        "p_positive against the model's frozen limits: `negative` below the refer band, `positive` from its upper end "
+        "on, `refer` within, where a person decides (without a band: `positive` from the threshold on); null for a "
+        "model without fitted thresholds. An image may be benign at 0.72 and its decision positive, because the limits "
+        "are set for few positive images to be missed and mostly lie far below 0.5, while the class is the likelier "
+        "one.",
     ),
     Column(
         "in_training_set",

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.errors import Stopped, TryLater
+from pipelines.models.bundle import THRESHOLD_UNITS, threshold_unit
 from pipelines.models.golden import self_test
 from pipelines.models.runtime import Scorer
 from pipelines.predictions import commit, query, runs
@@ -227,6 +228,7 @@ class _Job:
             table_version=None,
             status="running",
             started_at=started,
+            model=_described(night),
         )
         folder.write_record(record)
         return self._finish(folder, record)
@@ -339,6 +341,17 @@ def _stoppable(tally: Tally) -> Iterator[None]:
             f"Stopped with {progress.done} of {progress.total} images scored and kept.",
             "The same command goes on from there.",
         ) from interrupt
+
+
+def _described(night: Night) -> dict[str, Any]:
+    """What the record says of the model, for those who read rows without having its bundle."""
+    bundle, precision = night.bundle, night.config.precision
+    units = [threshold_unit(precision, unit) for unit in THRESHOLD_UNITS]
+    return {
+        "classes": list(bundle.classes),
+        "positive_classes": list(bundle.positive_classes),
+        "thresholds": {unit: dict(bundle.thresholds[unit]) for unit in units if unit in bundle.thresholds},
+    }
 
 
 def _counts_in_table(results: str, run_id: str) -> RunCounts:

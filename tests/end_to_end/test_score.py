@@ -103,6 +103,15 @@ def test_rows_agree_with_an_independent_computation(scored: dict, tiny_models: P
         assert abs(row["mean_intensity"] - np.asarray(Image.open(path).convert("L")).mean() / 255) < 0.02
 
 
+def test_the_record_says_what_the_rows_mean_without_the_bundle(scored: dict) -> None:
+    record = json.loads(next((scored["results"] / "runs").glob("*/run.json")).read_text())
+    assert record["model"] == {
+        "classes": ["benign", "malignant"],
+        "positive_classes": ["malignant"],
+        "thresholds": {"image": {"threshold": 0.5, "target_sensitivity": 0.95}},
+    }
+
+
 def test_a_second_night_finds_nothing_and_starts_no_ray(scored: dict, nightread: Callable) -> None:
     done = nightread(*scored["arguments"], "--json", env={"RAY_ADDRESS": "256.256.256.256:1"})
     assert done.code == 0, done.err

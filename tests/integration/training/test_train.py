@@ -104,10 +104,14 @@ def test_the_bundle_answers_what_validation_recorded(trained: tuple[Path, Any], 
             assert row["suffix"] == path.suffix
             seen += 1
     assert seen == len(rows) or seen == len(rows) + 1
-    found = [call == "positive" for label, call in decided if label == "malignant"]
-    passed = [call == "negative" for label, call in decided if label == "benign"]
-    assert np.mean(found) == recorded["sensitivity"] == report.sensitivity >= 0.95
-    assert np.mean(passed) == recorded["specificity"]
+    for label, word, kind in (("malignant", "positive", "sensitivity"), ("benign", "negative", "specificity")):
+        own = [call == word for known, call in decided if known == label and call != "refer"]
+        assert len(own) == recorded["decided"]["positives" if word == "positive" else "negatives"]
+        assert (np.mean(own) if own else None) == recorded["decided"][kind]
+        assert not own or np.mean(own) >= 0.95
+    assert sum(call == "refer" for _, call in decided) == recorded["referred"]
+    assert recorded["sensitivity"] == report.sensitivity >= 0.95
+    assert recorded == report.thresholds["image"]
 
 
 def test_the_split_is_in_the_bundle(trained: tuple[Path, Any]) -> None:

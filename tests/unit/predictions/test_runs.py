@@ -32,6 +32,10 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path), RECORD.run_id)
     folder.write_record(RECORD)
     assert folder.read_record() == RECORD
+    known = replace(RECORD, model={"classes": ["a", "b"], "thresholds": {"image": {"threshold": 0.5}}})
+    assert RunRecord.from_json(known.to_json(), "run.json") == known
+    earlier = {name: value for name, value in RECORD.as_json().items() if name != "model"}
+    assert RunRecord.from_json(json.dumps(earlier).encode(), "run.json") == RECORD
     folder.write_record(replace(RECORD, status="committed", table_version=4))
     assert [record.table_version for record in runs.list_runs(str(tmp_path))] == [4]
 
