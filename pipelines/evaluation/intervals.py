@@ -1,28 +1,43 @@
-"""95 % intervals of figures: many resamples of the groups at once, in plain NumPy.
+"""95 % intervals of figures from resamples of the groups, and by formula where those say nothing.
 
-A patient's images resemble each other, so groups are drawn, not images (Efron and Tibshirani, An Introduction to the
-Bootstrap, 1993, chapter 8): each draw gives every image the number of times that its group was drawn as a weight, and
-all figures are computed from weights.
+The middle 95 % of the resamples holds the truth of a share or of a ROC AUC too seldom in studies of usual size: near 0
+and 1 it lies too near to what the study happened to find. So these take the spread from the resamples and the form from
+Wilson. `tests/benchmarks/bench_intervals.py` shows how often that holds the truth.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipelines.evaluation.metrics import METRIC_NAMES, measure, roc_auc_interval
+from pipelines.evaluation.metrics import METRIC_NAMES, measure, roc_auc_interval, weighted_figures
+from pipelines.evaluation.resampling import DRAWS, Counts, Floats, Groups, Key, draw_counts, form_groups, resample
 
-DRAWS = 2000
-CELLS_AT_ONCE = 2_000_000
-"""Draws times images that are worked on at once; 16 MB an array."""
 _Z = 1.959963984540054
 _ROUNDING = 1e-12
 
 Interval = tuple[float, float]
-Floats = NDArray[np.float64]
+NO_INTERVAL: Interval = (math.nan, math.nan)
+SHARES = frozenset(METRIC_NAMES) - {"mcc", "brier", "log_loss"} | {"referred"}
+"""Figures between 0 and 1 that near the ends vary as a share does: as θ (1 - θ)."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a figure rests on, beside the draws.
+
+    Attributes:
+        groups: How many groups count for it; of a figure of two kinds, those of the rarer.
+        alone: What a formula says, taking each group as one image: the interval where all draws agree, for nothing is
+            known then of how alike the images of a group are. NaN, NaN where there is no formula.
+    """
+
+    groups: int
+    alone: Interval = NO_INTERVAL
 
 
 def draw_weights(groups: Sequence[str], draws: int, seed: int) -> Iterator[Floats]:
@@ -36,50 +51,9 @@ def draw_weights(groups: Sequence[str], draws: int, seed: int) -> Iterator[Float
     Yields:
         Blocks `[D, N]` of weights; the Ds sum to `draws`.
     """
-    _, member = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
-    count = int(member.max()) + 1
-    random = np.random.default_rng([seed, count])
-    at_once = max(1, CELLS_AT_ONCE // len(member))
-    for start in range(0, draws, at_once):
-        size = min(at_once, draws - start)
-        drawn = random.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
-        yield drawn[:, member]
-
-
-def weighted_figures(
-    probabilities: ArrayLike, labels: ArrayLike, positive: Sequence[int], weights: Floats
-) -> dict[str, Floats]:
-    """All figures of `metrics.measure` for each row of weights.
-
-    Args:
-        probabilities: `[N, K]`, rows sum to 1.
-        labels: Class numbers `[N]`.
-        positive: Numbers of the positive classes.
-        weights: `[D, N]`, at least 0.
-
-    Returns:
-        Figure by name, `[D]`; NaN where a draw does not define it.
-    """
-    p, truth = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
-    classes = p.shape[1]
-    is_true, is_called = np.eye(classes)[truth], np.eye(classes)[p.argmax(axis=1)]
-    hit, true, called = weights @ (is_true * is_called), weights @ is_true, weights @ is_called
-    total = weights.sum(axis=1)
-    columns = [positive[0]] if classes == 2 else list(range(classes))
-    each = [_against_rest(hit[:, one], true[:, one], called[:, one], total) for one in columns]
-    ranked = [_ranked(p[:, one], truth == one, weights) for one in columns]
-    figures = {name: np.mean([own[name] for own in each], axis=0) for name in each[0]}
-    figures["roc_auc"], figures["average_precision"] = (np.mean(both, axis=0) for both in zip(*ranked, strict=True))
-    squared = ((p - is_true) ** 2).sum(axis=1) / (2 if classes == 2 else 1)
-    surprise = -np.log(np.clip(p[np.arange(len(truth)), truth], 1e-15, 1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        present = true > 0
-        recall = np.where(present, hit / true, 0.0).sum(axis=1)
-        figures["balanced_accuracy"] = recall / present.sum(axis=1)
-    figures["accuracy"] = hit.sum(axis=1) / total
-    figures["mcc"] = _matthews(hit.sum(axis=1), true, called, total)
-    figures["brier"], figures["log_loss"] = weights @ squared / total, weights @ surprise / total
-    return {name: figures[name] for name in METRIC_NAMES}
+    formed = form_groups(groups, np.zeros(len(groups), np.int64))
+    for block in draw_counts(formed, draws, seed):
+        yield block()[:, formed.member].astype(np.float64)
 
 
 def figure_intervals(
@@ -90,104 +64,123 @@ def figure_intervals(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> dict[str, Interval]:
-    """95 % interval of every figure of `metrics.measure`.
-
-    It is the middle 95 % of the resamples. Where few images are wrong those say too little (where none is, nothing):
-    so the interval of a proportion is at least Wilson's, and of a ROC AUC of two classes at least Hanley and McNeil's.
+    """95 % interval of every figure of `metrics.measure`, as `of_draws` makes it.
 
     Returns:
         Low and high by name; NaN, NaN where all resamples agree and no formula helps.
     """
     p, truth = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
-    blocks = [weighted_figures(p, truth, positive, weights) for weights in draw_weights(groups, draws, seed)]
-    drawn = {name: middle(np.concatenate([block[name] for block in blocks])) for name in METRIC_NAMES}
-    floors = _formulas(p, truth, positive)
-    return {name: _hull(own, floors.get(name)) for name, own in drawn.items()}
+    formed, figures = form_groups(groups, truth), measure(p, truth, positive)
+
+    def compute(counts: Counts) -> dict[Key, Floats]:
+        found = weighted_figures(p, truth, positive, counts[:, formed.member])
+        return {(name,): values for name, values in found.items()}
+
+    drawn, called = resample(formed, compute, draws, seed), p.argmax(axis=1)
+    known = {"accuracy": of_share(called == truth, np.ones(len(truth), bool), formed)}
+    if p.shape[1] == 2:
+        known |= of_binary(truth == positive[0], called == positive[0], formed)
+        known |= of_ranking(figures["roc_auc"], truth == positive[0], formed)
+    return {name: of_draws(name, drawn[(name,)], figures[name], known.get(name)) for name in METRIC_NAMES}
 
 
-def wilson(successes: int, trials: int) -> Interval:
-    """95 % interval of a proportion (Wilson, J Am Stat Assoc 22 (1927)); 0 to 1 without trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    share, square = successes / trials, _Z**2
-    centre = (share + square / (2 * trials)) / (1 + square / trials)
-    half = _Z * math.sqrt(share * (1 - share) / trials + square / (4 * trials**2)) / (1 + square / trials)
-    return max(0.0, centre - half), min(1.0, centre + half)
+def of_draws(name: str, values: Floats, figure: float, basis: Basis | None = None) -> Interval:
+    """The interval that resamples give.
+
+    Of a share, Wilson's interval at the effective number of images: at as many independent ones as would give the
+    variance that the draws have. That variance falls short by what few groups cannot know of themselves, so it is
+    taken times n / (n - 1), and Student's t for the normal quantile. Of any other figure, the middle 95 %.
+
+    Args:
+        name: Of the figure; those of `SHARES` are shares.
+        values: What the draws gave, `[D]`; NaN is passed over.
+        figure: Of the whole sample, not NaN.
+        basis: What it rests on, where that is known.
+    """
+    defined = values[~np.isnan(values)]
+    alone = basis.alone if basis else NO_INTERVAL
+    if not len(defined) or np.ptp(defined) <= _ROUNDING:
+        return alone
+    if name not in SHARES or not 0 < figure < 1:
+        return middle(defined)
+    if basis and basis.groups < 2:
+        return alone
+    variance = float(defined.var()) * (_widening(basis.groups) if basis else 1)
+    effective = figure * (1 - figure) / variance
+    return wilson(figure * effective, effective)
+
+
+def _widening(groups: int) -> float:
+    """What the variance of few groups is taken times."""
+    from scipy.special import stdtrit
+
+    return float((stdtrit(groups - 1, 0.975) / _Z) ** 2 * groups / (groups - 1))
 
 
 def middle(values: Floats) -> Interval:
     """The middle 95 % of what the draws gave, passing over NaN; NaN, NaN where nothing is left."""
     defined = values[~np.isnan(values)]
     if not len(defined):
-        return math.nan, math.nan
+        return NO_INTERVAL
     low, high = np.percentile(defined, [2.5, 97.5])
     return float(low), float(high)
 
 
-def _formulas(p: Floats, truth: NDArray[np.int64], positive: Sequence[int]) -> dict[str, Interval]:
-    """Intervals by formula of those figures that have one; images are taken as independent."""
-    called = p.argmax(axis=1)
-    known = {"accuracy": wilson(int((called == truth).sum()), len(truth))}
-    if p.shape[1] != 2:
-        return known
-    one, said = truth == positive[0], called == positive[0]
-    proportions = {
-        "sensitivity": (said & one, one),
-        "specificity": (~said & ~one, ~one),
-        "ppv": (said & one, said),
-        "npv": (~said & ~one, ~said),
-    }
-    counted = {name: (int(part.sum()), int(whole.sum())) for name, (part, whole) in proportions.items()}
-    known |= {name: wilson(*counts) for name, counts in counted.items() if counts[1]}
-    if one.any() and not one.all():
-        area = measure(p, truth, positive)["roc_auc"]
-        known["roc_auc"] = roc_auc_interval(area, int(one.sum()), int((~one).sum()))
-    return known
+def wilson(successes: float, trials: float) -> Interval:
+    """95 % interval of a proportion (Wilson, J Am Stat Assoc 22 (1927)); 0 to 1 without trials."""
+    if trials == 0:
+        return 0.0, 1.0
+    part, square = successes / trials, _Z**2
+    centre = (part + square / (2 * trials)) / (1 + square / trials)
+    half = _Z * math.sqrt(part * (1 - part) / trials + square / (4 * trials**2)) / (1 + square / trials)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _hull(drawn: Interval, formula: Interval | None) -> Interval:
-    if not drawn[1] - drawn[0] > _ROUNDING:
-        return formula or (math.nan, math.nan)
-    if formula is None:
-        return drawn
-    return min(drawn[0], formula[0]), max(drawn[1], formula[1])
+def of_share(part: NDArray[np.bool_], whole: NDArray[np.bool_], groups: Groups) -> Basis:
+    """What the share of some images that are so rests on.
+
+    Args:
+        part: Which of the N images are so.
+        whole: Which are counted.
+        groups: Theirs.
+    """
+    held = _groups_of(whole, groups)
+    return Basis(held, wilson(float((part & whole).sum() / whole.sum()) * held, held)) if held else Basis(0)
 
 
-def _against_rest(hit: Floats, true: Floats, called: Floats, total: Floats) -> dict[str, Floats]:
-    """Figures of one class against all others, from weighted counts `[D]`."""
-    rest = total - true - called + hit
+def of_binary(
+    truth: NDArray[np.bool_], called: NDArray[np.bool_], groups: Groups, among: NDArray[np.bool_] | None = None
+) -> dict[str, Basis]:
+    """What sensitivity, specificity, PPV, NPV and F1 rest on, by name.
+
+    Args:
+        truth: Which of the N images are positive.
+        called: Which are called positive.
+        groups: Theirs.
+        among: Which are counted at all; None for all.
+    """
+    counted = np.ones(len(truth), bool) if among is None else among
     return {
-        "sensitivity": _share(hit, true),
-        "specificity": _share(rest, total - true),
-        "ppv": _share(hit, called),
-        "npv": _share(rest, total - called),
-        "f1": _share(2 * hit, true + called),
+        "sensitivity": of_share(called, truth & counted, groups),
+        "specificity": of_share(~called, ~truth & counted, groups),
+        "ppv": of_share(truth, called & counted, groups),
+        "npv": of_share(~truth, ~called & counted, groups),
+        "f1": Basis(_groups_of((truth | called) & counted, groups)),
     }
 
 
-def _ranked(score: Floats, truth: NDArray[np.bool_], weights: Floats) -> tuple[Floats, Floats]:
-    """ROC AUC and average precision `[D]` of one class against the rest; equal scores count half and as one step."""
-    order = np.argsort(-score, kind="stable")
-    ordered = score[order]
-    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-    positive = np.cumsum(weights[:, order] * truth[order], axis=1)[:, last]
-    negative = np.cumsum(weights[:, order] * ~truth[order], axis=1)[:, last]
-    gained = np.diff(positive, axis=1, prepend=0.0)
-    below = negative[:, -1:] - negative + np.diff(negative, axis=1, prepend=0.0) / 2
-    area = _share((gained * below).sum(axis=1), positive[:, -1] * negative[:, -1])
-    seen = positive + negative
-    precision = np.divide(positive, seen, out=np.zeros_like(seen), where=seen > 0)
-    return area, _share((gained * precision).sum(axis=1), positive[:, -1])
+def of_ranking(area: float, truth: NDArray[np.bool_], groups: Groups) -> dict[str, Basis]:
+    """What a ROC AUC (alone: Hanley and McNeil's interval) and average precision rest on, by name.
+
+    Args:
+        area: The ROC AUC.
+        truth: Which of the N images are positive.
+        groups: Theirs.
+    """
+    positive, negative = _groups_of(truth, groups), _groups_of(~truth, groups)
+    alone = roc_auc_interval(area, positive, negative) if positive and negative else NO_INTERVAL
+    return {"roc_auc": Basis(min(positive, negative), alone), "average_precision": Basis(positive)}
 
 
-def _share(part: Floats, whole: Floats) -> Floats:
-    shares: Floats = np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
-    return shares
-
-
-def _matthews(right: Floats, true: Floats, called: Floats, total: Floats) -> Floats:
-    """As `metrics`: 0 where only one class is there or called."""
-    below = np.sqrt((total**2 - (called**2).sum(axis=1)) * (total**2 - (true**2).sum(axis=1)))
-    above = right * total - (true * called).sum(axis=1)
-    correlation: Floats = np.divide(above, below, out=np.zeros_like(below), where=below > 0)
-    return correlation
+def _groups_of(rows: NDArray[np.bool_], groups: Groups) -> int:
+    return len(np.unique(groups.member[rows]))

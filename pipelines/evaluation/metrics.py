@@ -1,16 +1,24 @@
 """Figures of a set of predictions, by the names that recipes and `--metric` use.
 
 With two classes, `roc_auc, average_precision, sensitivity, specificity, ppv, npv, f1` are the positive class's; with
-more, the unweighted mean of each class against the rest. A figure that the data do not define is NaN.
+more, the unweighted mean of each class against the rest. A figure that the data do not define is NaN, and so is a mean
+over classes of which one is: a sensitivity of a class of which there is no image, a PPV of one that is never called,
+MCC where one class only is there or called. F1 is 0 where either is so, and NaN where both are.
+
+Everything is computed from weights: what an image that comes w times weighs is w. So figures of a sample and of its
+resamples are the same code.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from pipelines.evaluation.ranking import Ranking
 
 METRIC_NAMES = (
     "roc_auc",
@@ -28,6 +36,11 @@ METRIC_NAMES = (
 )
 LOWER_IS_BETTER = frozenset({"brier", "log_loss"})
 
+LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
+"""What a probability of a true class is taken to be at least in the log loss, as scikit-learn does."""
+
+Floats = NDArray[np.float64]
+
 
 def measure(probabilities: ArrayLike, labels: ArrayLike, positive: Sequence[int]) -> dict[str, float]:
     """All figures of `METRIC_NAMES`.
@@ -41,18 +54,36 @@ def measure(probabilities: ArrayLike, labels: ArrayLike, positive: Sequence[int]
         Figure by name; `brier` is the sum over classes of the squared differences, halved with two classes so that
         it is the usual one, and averaged over the images.
     """
+    found = weighted_figures(probabilities, labels, positive, np.ones((1, len(np.asarray(labels))), np.int64))
+    return {name: float(values[0]) for name, values in found.items()}
+
+
+def weighted_figures(
+    probabilities: ArrayLike, labels: ArrayLike, positive: Sequence[int], weights: NDArray[Any]
+) -> dict[str, Floats]:
+    """All figures of `measure` for each row of weights.
+
+    Args:
+        probabilities: `[N, K]`, rows sum to 1.
+        labels: Class numbers `[N]`.
+        positive: Numbers of the positive classes.
+        weights: `[D, N]`, at least 0; whole numbers are faster.
+
+    Returns:
+        Figure by name, `[D]`; NaN where a row of weights does not define it.
+    """
     p, truth = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
-    matrix = confusion_matrix(p.argmax(axis=1), truth, p.shape[1])
-    columns = [positive[0]] if p.shape[1] == 2 else list(range(p.shape[1]))
-    each = [_against_rest(p[:, column], truth == column, matrix, column) for column in columns]
-    figures = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
-    chosen = matrix.diagonal() / np.where(matrix.sum(axis=1) > 0, matrix.sum(axis=1), np.nan)
-    squared = ((p - np.eye(p.shape[1])[truth]) ** 2).sum(axis=1)
-    figures["accuracy"] = float(matrix.trace() / matrix.sum())
-    figures["balanced_accuracy"] = float(np.nanmean(chosen))
-    figures["mcc"] = _matthews(matrix)
-    figures["brier"] = float(squared.mean() / (2 if p.shape[1] == 2 else 1))
-    figures["log_loss"] = float(-np.log(np.clip(p[np.arange(len(truth)), truth], 1e-15, 1)).mean())
+    classes, rows = p.shape[1], np.arange(len(truth))
+    cell = truth * classes + p.argmax(axis=1)
+    summed = np.stack([np.bincount(cell, row, classes * classes) for row in weights]).astype(np.float64)
+    matrix, total = summed.reshape(-1, classes, classes), summed.sum(axis=1)
+    columns = [positive[0]] if classes == 2 else list(range(classes))
+    each = against_rest(matrix)
+    figures = {name: values[:, columns].mean(axis=1) for name, values in each.items()} | of_all_classes(matrix)
+    ranked = [Ranking(p[:, one], truth == one, rows).areas(weights) for one in columns]
+    figures["roc_auc"], figures["average_precision"] = (np.mean(both, axis=0) for both in zip(*ranked, strict=True))
+    figures["brier"] = share(weights @ squared_error(p, truth), total)
+    figures["log_loss"] = share(weights @ surprise(p, truth), total)
     return {name: figures[name] for name in METRIC_NAMES}
 
 
@@ -62,14 +93,72 @@ def confusion_matrix(predicted: ArrayLike, labels: ArrayLike, classes: int) -> N
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
+def against_rest(matrix: Floats) -> dict[str, Floats]:
+    """Sensitivity, specificity, PPV, NPV and F1 of each class against all others.
+
+    Args:
+        matrix: Confusion matrices `[D, K, K]`, a row for each true class.
+
+    Returns:
+        By name, `[D, K]`.
+    """
+    hit = np.diagonal(matrix, axis1=1, axis2=2)
+    true, called = matrix.sum(axis=2), matrix.sum(axis=1)
+    total = true.sum(axis=1, keepdims=True)
+    rest = total - true - called + hit
+    return {
+        "sensitivity": share(hit, true),
+        "specificity": share(rest, total - true),
+        "ppv": share(hit, called),
+        "npv": share(rest, total - called),
+        "f1": share(2 * hit, true + called),
+    }
+
+
+def of_all_classes(matrix: Floats) -> dict[str, Floats]:
+    """Accuracy, balanced accuracy (the mean of the classes' sensitivities) and MCC, `[D]` by name.
+
+    MCC is Matthews' correlation for any number of classes (Gorodkin, Comput Biol Chem 28 (2004)).
+
+    Args:
+        matrix: Confusion matrices `[D, K, K]`, a row for each true class.
+    """
+    right = np.trace(matrix, axis1=1, axis2=2)
+    true, called = matrix.sum(axis=2), matrix.sum(axis=1)
+    total = true.sum(axis=1)
+    spread = (total**2 - (called**2).sum(axis=1)) * (total**2 - (true**2).sum(axis=1))
+    return {
+        "accuracy": share(right, total),
+        "balanced_accuracy": share(np.diagonal(matrix, axis1=1, axis2=2), true).mean(axis=1),
+        "mcc": share(right * total - (true * called).sum(axis=1), np.sqrt(spread)),
+    }
+
+
+def share(part: Floats, whole: Floats) -> Floats:
+    """`part / whole`; NaN where `whole` is not above 0."""
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    shares: Floats = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    return shares
+
+
+def squared_error(p: Floats, truth: NDArray[np.int64]) -> Floats:
+    """What each image adds to the Brier score, `[N]`."""
+    classes = p.shape[1]
+    errors: Floats = ((p - np.eye(classes)[truth]) ** 2).sum(axis=1)
+    return errors / 2 if classes == 2 else errors
+
+
+def surprise(p: Floats, truth: NDArray[np.int64]) -> Floats:
+    """What each image adds to the log loss, natural logarithm, `[N]`."""
+    lost: Floats = -np.log(np.clip(p[np.arange(len(truth)), truth], LEAST_PROBABILITY, 1))
+    return lost
+
+
 def roc_auc(score: ArrayLike, is_positive: ArrayLike) -> float:
     """Area under the ROC curve; NaN where one kind is missing."""
-    from sklearn.metrics import roc_auc_score
-
     truth = np.asarray(is_positive, bool)
-    if truth.all() or not truth.any():
-        return math.nan
-    return float(roc_auc_score(truth, np.asarray(score, np.float64)))
+    area, _ = Ranking(score, truth, np.arange(len(truth))).areas(np.ones((1, len(truth)), np.int64))
+    return float(area[0])
 
 
 def roc_auc_interval(area: float, positives: int, negatives: int) -> tuple[float, float]:
@@ -93,35 +182,3 @@ def classification_report(predicted: ArrayLike, labels: ArrayLike, classes: Sequ
 
     numbers = list(range(len(classes)))
     return str(report(labels, predicted, labels=numbers, target_names=list(classes), zero_division=0, digits=3))
-
-
-def _against_rest(
-    score: NDArray[np.float64], truth: NDArray[np.bool_], matrix: NDArray[np.int64], column: int
-) -> dict[str, float]:
-    """Figures of one class against all others."""
-    from sklearn.metrics import average_precision_score
-
-    hit = int(matrix[column, column])
-    missed, false = int(matrix[column].sum()) - hit, int(matrix[:, column].sum()) - hit
-    rest = int(matrix.sum()) - hit - missed - false
-    return {
-        "roc_auc": roc_auc(score, truth),
-        "average_precision": float(average_precision_score(truth, score)) if truth.any() else math.nan,
-        "sensitivity": _share(hit, hit + missed),
-        "specificity": _share(rest, rest + false),
-        "ppv": _share(hit, hit + false),
-        "npv": _share(rest, rest + missed),
-        "f1": _share(2 * hit, 2 * hit + false + missed),
-    }
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan
-
-
-def _matthews(matrix: NDArray[np.int64]) -> float:
-    """Matthews' correlation for any number of classes (Gorodkin, Comput Biol Chem 28 (2004))."""
-    true, predicted = matrix.sum(axis=1).astype(float), matrix.sum(axis=0).astype(float)
-    total = float(matrix.sum())
-    below = math.sqrt((total**2 - (predicted**2).sum()) * (total**2 - (true**2).sum()))
-    return float((matrix.trace() * total - true @ predicted) / below) if below > 0 else 0.0

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.evaluation.intervals import draw_weights, figure_intervals, weighted_figures, wilson
-from pipelines.evaluation.metrics import METRIC_NAMES, measure
+from pipelines.evaluation.intervals import draw_weights, figure_intervals, wilson
+from pipelines.evaluation.metrics import METRIC_NAMES, measure, weighted_figures
 
 
 def drawn(seed: int, images: int, classes: int, sharpness: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +48,7 @@ def test_whole_groups_are_drawn() -> None:
 
 
 def test_blocks_are_bounded_and_sum_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.evaluation.intervals.CELLS_AT_ONCE", 50)
+    monkeypatch.setattr("pipelines.evaluation.resampling.CELLS_AT_ONCE", 50)
     blocks = list(draw_weights(["a", "b", "c", "d"], 30, seed=0))
     assert [len(block) for block in blocks] == [12, 12, 6]
 
