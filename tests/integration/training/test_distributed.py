@@ -111,8 +111,10 @@ def test_what_a_worker_says_reaches_the_user(tmp_path: Path, ray_of_this_file: C
 
 
 STOPPED = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background ignores it
 sys.path.insert(0, sys.argv[1])
 from test_loop import features, save_job
 from cluster.session import start_or_join
