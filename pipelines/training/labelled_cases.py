@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipelines.errors import UsageError
 from pipelines.evaluation.cases import Cases
 from pipelines.evaluation.gathered import Seen, Unread
+from pipelines.evaluation.subgroups import split_column
 from pipelines.models.bundle import SPLIT_FILE, Bundle
 from pipelines.models.golden import self_test
 from pipelines.models.runtime import Scorer
@@ -52,6 +53,8 @@ class LabelledCases:
     Attributes:
         cases: Images and answers, by name; copies of the same bytes stand once.
         versions: `image_version` of each.
+        facts: What decoding gave of each, rows of `compute_features` without the answers: content_sha256,
+            perceptual_hash, width, height and mean_intensity among them.
         parts: `train`, `val`, `test` or `external` of each.
         chosen: What was chosen and why.
         seen: How many of them the model was made from.
@@ -63,6 +66,7 @@ class LabelledCases:
 
     cases: Cases
     versions: tuple[str, ...]
+    facts: pa.Table
     parts: tuple[str, ...]
     chosen: Chosen
     seen: Seen
@@ -106,6 +110,8 @@ def answer_labelled(
     found = read_for_model(replace(data, exclude=(*data.exclude, *excluded)), bundle.classes, by)
     split = read_split(bundle) if SPLIT_FILE in bundle.files else None
     rows, parts, chosen = _chosen_rows(bundle, found, split, selection, tell)
+    for name, values in found.columns.items():
+        split_column([values[row] for row in rows.tolist()], name)  # what cannot be groups is refused before the work
     images = found.table.take(pa.array(rows))
     features = compute_features(images, cache, bundle.input_size, work_folder, connect, tell)
     answered = _answered(found, split, rows, parts, features.facts)
@@ -264,6 +270,7 @@ def _assemble(
     return LabelledCases(
         cases=_cases(bundle, found, answered.rows[kept], answers, facts, hashes),
         versions=tuple(table["image_version"].to_pylist()),
+        facts=facts,
         parts=tuple(answered.parts[row] for row in kept.tolist()),
         chosen=chosen,
         seen=Seen(

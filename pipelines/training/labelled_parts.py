@@ -78,7 +78,7 @@ def choose_part(parts: Sequence[str | None], asked: str | None, given: bool, mod
     listing = ", ".join(f"{part}: {counts[part]}" for part in PARTS_ASKED if counts[part])
     source = "as the data give it" if given else f"as the split of {model} has it"
     if asked == "all":
-        return Chosen("all", f"all images, of every part ({listing or 'none known'})")
+        return Chosen("all", f"all images ({listing})" if listing else "all images, whatever their part")
     if asked is not None:
         if not counts[asked]:
             raise UsageError(
