@@ -17,16 +17,23 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.errors import ModelRefused
-from pipelines.evaluation.intervals import DRAWS, draw_weights, middle, weighted_figures
-from pipelines.evaluation.metrics import LOWER_IS_BETTER, measure
+from pipelines.evaluation.comparison import (
+    WORDS,
+    Difference,
+    describe,
+    mcnemar,
+    only_one_right,
+    paired_differences,
+    verdict,
+)
+from pipelines.evaluation.resampling import DRAWS, form_groups
+from pipelines.evaluation.tallies import Sample
+from pipelines.evaluation.thresholds import sum_positive
 from pipelines.models.bundle import VALIDATION_FILE, Bundle
 from pipelines.predictions.schema import class_column
 
-COMPARED = {"roc_auc": "ROC AUC", "accuracy": "accuracy", "log_loss": "log loss"}
 LEAST_IMAGES = 20
 """Common images below which no comparison is made: it could only say that nothing is known."""
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -51,17 +58,6 @@ class Validated:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One figure of both, and the difference new minus champion with its 95 % interval."""
-
-    new: float
-    champion: float
-    difference: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Versus:
     """How a new version compares with the champion.
 
@@ -70,7 +66,7 @@ class Versus:
         reason: Why nothing was compared; "" where it was.
         images: Common images.
         groups: Groups that they belong to.
-        figures: By name, those of `COMPARED`. The ROC AUC is as in `metrics`.
+        figures: By name, those of `comparison.WORDS`, this one's and the other's. The ROC AUC is as in `metrics`.
         only_new_right: Images whose class only the new version predicts.
         only_champion_right: Images whose class only the champion predicts.
         mcnemar_p: McNemar's exact test of these two counts; images are taken as independent.
@@ -90,26 +86,14 @@ class Versus:
     @property
     def verdict(self) -> str | None:
         """`better`, `worse` or `undecided`, by the interval of the difference in ROC AUC; None without comparison."""
-        if self.figures is None:
-            return None
-        return _side("roc_auc", self.figures["roc_auc"]) or "undecided"
+        return None if self.figures is None else verdict(self.figures)
 
     def sentence(self) -> str:
         """The verdict with its numbers, for a person."""
         if self.figures is None:
             return self.reason
-        area = self.figures["roc_auc"]
-        said = {"better": "better than", "worse": "worse than"}.get(str(self.verdict), "cannot be told apart from")
-        others = [
-            f"its {COMPARED[name]} is {_side(name, self.figures[name])} ({_told(self.figures[name])})"
-            for name in ("accuracy", "log_loss")
-            if _side(name, self.figures[name])
-        ]
-        return (
-            f"{said} the champion {self.champion} on {self.images:,} common validation images: ROC AUC "
-            f"{area.new:.4f} against {area.champion:.4f}, difference {_told(area)}"
-            f"{''.join('; ' + text for text in others)}"
-        )
+        where = f"{self.images:,} common validation images"
+        return describe(self.figures, f"the champion {self.champion}", where).removeprefix("is ")
 
     def record(self) -> dict[str, Any] | None:
         """Plain values for bundle and report; None where there was no champion before."""
@@ -123,7 +107,16 @@ class Versus:
             "sentence": self.sentence(),
             "images": self.images,
             "groups": self.groups,
-            "figures": {name: vars(figure).copy() for name, figure in self.figures.items()},
+            "figures": {
+                name: {
+                    "new": own.this,
+                    "champion": own.other,
+                    "difference": own.difference,
+                    "low": own.low,
+                    "high": own.high,
+                }
+                for name, own in self.figures.items()
+            },
             "only_new_right": self.only_new_right,
             "only_champion_right": self.only_champion_right,
             "mcnemar_p": self.mcnemar_p,
@@ -152,31 +145,20 @@ def compare(new: Validated, champion: Bundle | None, seed: int = 0) -> Versus:
         why = few if len(rows) < LEAST_IMAGES else f"none of the common validation images is {lacking[0]}"
         return Versus(champion.version, f"not compared with the champion {champion.version}: {why}", len(rows))
     answers = np.stack([theirs[class_column(name)].to_numpy()[found] for name in new.classes], axis=1)
-    right = [p.argmax(axis=1) == labels for p in (new.probabilities[rows], answers)]
-    only_new, only_champion = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    ours, others = (_sample(new, p, labels) for p in (new.probabilities[rows], answers))
+    formed = form_groups(groups, labels)
+    only_new, only_champion = only_one_right(ours.called, others.called, labels)
     before = theirs["label"].to_pylist()
     return Versus(
         champion=champion.version,
         images=len(rows),
-        groups=len(set(groups)),
-        figures=_differences(new.probabilities[rows], answers, labels, groups, new.positive, seed),
+        groups=formed.count,
+        figures=paired_differences(ours, others, formed, tuple(WORDS), DRAWS, seed),
         only_new_right=only_new,
         only_champion_right=only_champion,
         mcnemar_p=mcnemar(only_new, only_champion),
         relabelled=sum(before[at] != new.classes[label] for at, label in zip(found, labels, strict=True)),
     )
-
-
-def mcnemar(one: int, other: int) -> float:
-    """McNemar's exact test, two-sided: how likely counts at least as unequal are if both were equally likely.
-
-    Args:
-        one: Images that only the one gets right.
-        other: Images that only the other gets right.
-    """
-    from scipy.stats import binomtest
-
-    return float(binomtest(one, one + other, 0.5).pvalue) if one + other else 1.0
 
 
 def _read(champion: Bundle, classes: Sequence[str]) -> pa.Table | str:
@@ -200,38 +182,9 @@ def _common(ours: Sequence[str], theirs: Sequence[str]) -> tuple[list[int], list
     return rows, [place[ours[row]] for row in rows]
 
 
-def _differences(
-    new: NDArray[np.float32],
-    champion: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    groups: Sequence[str],
-    positive: Sequence[int],
-    seed: int,
-) -> dict[str, Difference]:
-    """Figures of both and the interval of their difference: the same resample of groups for both."""
-    drawn: dict[str, list[Floats]] = {name: [] for name in COMPARED}
-    for weights in draw_weights(groups, DRAWS, seed):
-        ours, theirs = (weighted_figures(p, labels, positive, weights) for p in (new, champion))
-        for name, differences in drawn.items():
-            differences.append(ours[name] - theirs[name])
-    mine, its = measure(new, labels, positive), measure(champion, labels, positive)
-    return {
-        name: Difference(mine[name], its[name], mine[name] - its[name], *middle(np.concatenate(differences)))
-        for name, differences in drawn.items()
-    }
-
-
-def _side(name: str, figure: Difference) -> str | None:
-    """`better` or `worse` where the interval leaves out 0."""
-    if figure.low > 0:
-        return "worse" if name in LOWER_IS_BETTER else "better"
-    if figure.high < 0:
-        return "better" if name in LOWER_IS_BETTER else "worse"
-    return None
-
-
-def _told(figure: Difference) -> str:
-    return f"{figure.difference:+.4f}, 95 % interval {figure.low:+.4f} to {figure.high:+.4f}"
+def _sample(new: Validated, answers: NDArray[np.float32], labels: NDArray[np.int64]) -> Sample:
+    positive = tuple(new.positive)
+    return Sample(new.classes, positive, answers.astype(np.float64), labels, sum_positive(answers, positive))
 
 
 def _images(count: int) -> str:
