@@ -131,7 +131,7 @@ def published_work(
     if shown is None:
         remarks.append(f"The paper reports no figures of {backbone}.")
     else:
-        remarks.append(f"Its figures are those of {backbone} on {_part_text(shown)}. {shown.note}".rstrip())
+        remarks.append(f"Its figures are of {backbone} on {_part_text(shown)}. {shown.note}".rstrip())
     remarks += [
         f"On {_part_text(one)} it reports {_figures_text(one)}. {one.note}".rstrip() for one in own if one is not shown
     ]
@@ -149,7 +149,7 @@ def published_work(
 
 def _data_text(paper: Published) -> str:
     images = "" if paper.data.images is None else f" ({paper.data.images:,} images)"
-    return f"Its images: {paper.data.name}{images}. {paper.data.note}".rstrip()
+    return f"The paper's images: {paper.data.name}{images}. {paper.data.note}".rstrip()
 
 
 def _part_text(figures: Figures) -> str:

@@ -124,6 +124,7 @@ def _plain_name(layer: Any) -> str:
 def _head_detail(layer: Any, row: Layer) -> str:
     if row.kind == "Dropout":
         return f"drops {layer.rate:g} of its inputs, in training only"
+    numbers = f"{row.shape} number{'' if row.shape == '1' else 's'}" if row.shape.isdigit() else row.shape
     activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
-    said = [row.shape, *([activation] if activation != "linear" else [])]
+    said = [numbers, *([activation] if activation != "linear" else [])]
     return ", ".join([*said, *([_in_words(row.parameters)] if row.parameters else [])])

@@ -161,6 +161,7 @@ def test_the_papers_table_of_layers() -> None:
         "Sigmoid",
     ]
     assert [box.trainable for box in boxes] == [False, False, True, False, True, False, True, False]
+    assert boxes[-2].detail == "1 number, 1,281 parameters" and boxes[4].detail == "1280 numbers, 5,120 parameters"
     assert boxes[-1].detail == "temperature 1.25: Benign, malignant; 158 layers, 2,264,385 parameters in all"
 
 
