@@ -170,7 +170,7 @@ def summary(answer: EvaluationReport) -> Iterator[str]:
     names = " or ".join(metrics["positive_classes"])
     yield f"  ROC AUC     {_figure(metrics['positive_vs_rest']['roc_auc'])}, {names} against the rest"
     yield from _point_lines(metrics["operating_point"])
-    yield f"  calibration error {_figure(metrics['overall']['calibration_error'])}"
+    yield f"  calibration {_figure(metrics['overall']['calibration_error'])}, mean error of a probability"
     yield from _left_out_lines(metrics)
     if metrics["comparison"]:
         yield f"  compared    {metrics['comparison'].get('sentence') or metrics['comparison'].get('reason')}"
@@ -183,7 +183,7 @@ def _point_lines(point: Mapping[str, Any]) -> Iterator[str]:
     if "reason" in point:
         yield f"  threshold   {point['reason']}"
         return
-    yield f"  threshold   {point['threshold']:.6g} of p_positive, frozen when the model was made"
+    yield f"  threshold   {point['threshold']:.6g} of p_positive, frozen when the model was made:"
     yield f"              sensitivity {_figure(point['sensitivity'])}"
     yield f"              specificity {_figure(point['specificity'])}"
     if point["refer_low"] is not None and point["refer_low"] < point["refer_high"]:
@@ -199,9 +199,9 @@ def _left_out_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     if told:
         yield f"  left out    {', '.join(told)}"
     if seen["exact"]:
-        yield f"  in training {seen['exact']:,} of these images; the model was made from them"
+        yield f"  seen        {seen['exact']:,} of these images when the model was made"
     if seen["near_duplicates"]:
-        yield f"  in training near-duplicates of {seen['near_duplicates']:,} of these images"
+        yield f"  seen        near-duplicates of {seen['near_duplicates']:,} of these images"
 
 
 def _figure(figure: Mapping[str, Any]) -> str:

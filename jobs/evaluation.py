@@ -160,7 +160,10 @@ def measure(config: EvaluateConfig, gathered: Gathered, bundle: Bundle | None) -
     }
     if gathered.other is not None and gathered.paired is not None and gathered.against is not None:
         against = {**gathered.against.as_json(), "seen_in_training": gathered.seen_by_other}
-        figures["comparison"] = compare_cases(cases.take(gathered.paired), gathered.other, settings, against)
+        common = cases.take(gathered.paired)
+        compared = compare_cases(common, gathered.other, settings, against)
+        compared["worst"] = [{**one, "image_uri": common.uris[one["row"]]} for one in compared["worst"]]
+        figures["comparison"] = compared
     told: dict[str, Any] = plain(figures)
     told["concerns"] = concerns(told)
     return told

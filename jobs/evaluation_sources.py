@@ -25,6 +25,14 @@ from pipelines.training.labelled_parts import EXTERNAL, TRAINED, Selection
 
 PRECISIONS = ("float32", "int8")
 
+_FILES = {
+    "suffix": "files that are no images",
+    "hidden": "hidden files",
+    "share_litter": "files of the share itself",
+    "excluded": "excluded files",
+}
+"""Reasons of a listing in words."""
+
 Connect = Callable[[], AbstractContextManager[Any]]
 Tell = Callable[[ScoreProgress], None]
 
@@ -111,7 +119,7 @@ def gather_images(
         thresholds=bundle.thresholds,
         seen=found.seen,
         unreadable=found.unreadable,
-        left_out=found.left_out,
+        left_out={_FILES.get(reason, reason): count for reason, count in found.left_out.items()},
         copies=found.copies,
     )
     if other is None or again is None:
@@ -152,7 +160,7 @@ def gather_rows(source: CommittedRows, tell: Tell) -> tuple[Gathered, Bundle | N
         cases=joined.cases,
         parts=parts,
         part=parts[0] if len(set(parts)) == 1 else "all",
-        chosen=f"its committed predictions, joined to {paths.name(labels.labels)} by {labels.on}",
+        chosen=f"committed predictions, joined to {paths.name(labels.labels)} by {labels.on}",
         source=without_secrets([source.join.results])[0],
         root=labels.root or paths.parent(paths.canonical(labels.labels)) if labels.on == URI else None,
         model=joined.model,

@@ -64,10 +64,10 @@ def _recorded(results: str, rows: pa.Table) -> Answerer | None:
     """What the newest of the rows' runs says of its model; earlier releases said nothing."""
     for run_id in sorted(set(rows["run_id"].to_pylist()), reverse=True):
         try:
-            told = RunFolder(results, run_id).read_record().configuration.get("model")
+            told = RunFolder(results, run_id).read_record().model
         except UsageError:
             continue  # a lost record is no loss: the columns tell nearly as much
-        if isinstance(told, Mapping) and told.get("classes"):
+        if told.get("classes"):
             return Answerer(
                 tuple(told["classes"]), tuple(told["positive_classes"]), dict(told.get("thresholds") or {}), "run"
             )

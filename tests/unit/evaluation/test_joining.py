@@ -65,7 +65,7 @@ def night(results: str, number: int, rows: Sequence[Mapping[str, Any]], model: s
     whole = [{**dict.fromkeys(SCHEMA.names), **fixed, **one} for one in rows]
     commit.ensure_table(results)
     commit.commit_run(results, f"run{number}", SCHEMA, pa.Table.from_pylist(whole, SCHEMA).to_batches(), lambda: None)
-    said = RunRecord(f"run{number}", "f", {} if told is None else {"model": told}, {}, {}, {}, 1, "committed", START)
+    said = RunRecord(f"run{number}", "f", {}, {}, {}, {}, 1, "committed", START, model=told or {})
     RunFolder(results, f"run{number}").write_record(said)
 
 
