@@ -1,4 +1,4 @@
-"""`nightread models`: list, show, promote and import model bundles."""
+"""`nightread models`: list, show, promote, import and calibrate model bundles."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.calibration import calibrate_command
 from jobs.console import Console, JsonOption
 
 if TYPE_CHECKING:
@@ -21,11 +22,12 @@ ModelsArgument = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    models = typer.Typer(help="List, show, promote and import models.", rich_markup_mode=None)
+    models = typer.Typer(help="List, show, promote, import and calibrate models.", rich_markup_mode=None)
     models.command("list")(list_command)
     models.command("show")(show_command)
     models.command("promote")(promote_command)
     models.command("import")(import_command)
+    models.command("calibrate")(calibrate_command)
     app.add_typer(models, name="models")
 
 
@@ -119,7 +121,8 @@ def import_command(
     )
     told = (
         f"{bundle.name}@{bundle.version} in {bundle.uri} ({place})\n"
-        f"positive: {', '.join(bundle.positive_classes)}; no thresholds were fitted, so `decision` stays empty"
+        f"positive: {', '.join(bundle.positive_classes)}; no thresholds were fitted, so `decision` stays empty\n"
+        f"to fit them to labelled images: models calibrate {models}/{bundle.name}@{bundle.version} DATA"
     )
     console.result({**_described(bundle, crowned), "model": bundle.name, "path": bundle.uri}, told)
 

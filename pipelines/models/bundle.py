@@ -35,6 +35,7 @@ HISTORY_FILE = "history.csv"
 SPLIT_FILE = "split.parquet"
 VALIDATION_FILE = "validation.parquet"
 CARD_FILE = "MODEL_CARD.md"
+REPORT_FOLDER = "report"
 
 # What is decided on: an image, or a patient by the highest or the mean `p_positive` of the images.
 THRESHOLD_UNITS = ("image", "patient_max", "patient_mean")
@@ -164,6 +165,11 @@ class Bundle:
         fitted = self.fitted(precision)
         return None if fitted is None or p_positive is None else str(decide(p_positive, fitted))
 
+    @property
+    def knows_training(self) -> bool:
+        """Whether its split names all images that it was made from; of an imported model at most what calibrated it."""
+        return SPLIT_FILE in self.files and self.provenance.get("kind") != "import"
+
     def training_hashes(self) -> frozenset[str] | None:
         """`content_sha256` of every image of the parts train and val; None where the bundle knows of no split."""
         if SPLIT_FILE not in self.files:
@@ -229,7 +235,8 @@ def write_bundle(models: str, name: str, spec: BundleSpec, files: Mapping[str, b
         models: The MODELS folder, local or in a bucket.
         name: The model's name.
         spec: What it says.
-        files: Content of each file by name. The card is written but not hashed.
+        files: Content of each file by name; one of `REPORT_FOLDER` as `report/NAME`. Card and reports are written but
+            not hashed.
 
     Returns:
         The bundle, under the next free version number. Several writers at once get different numbers.
@@ -239,8 +246,9 @@ def write_bundle(models: str, name: str, spec: BundleSpec, files: Mapping[str, b
     """
     models = canonical(models)
     record.check_name(name)
+    unhashed = {file for file in files if file == CARD_FILE or file.startswith(f"{REPORT_FOLDER}/")}
     for file in files:
-        if not record.is_file_name(file):
+        if not record.is_file_name(file.removeprefix(f"{REPORT_FOLDER}/")):
             raise UsageError(f"{file!r} cannot be a file of a bundle.")
     for precision, entry in spec.scorers.items():
         if entry.file not in files:
@@ -248,7 +256,7 @@ def write_bundle(models: str, name: str, spec: BundleSpec, files: Mapping[str, b
     stamped = replace(
         spec, provenance={"created_at": datetime.now(UTC).isoformat(timespec="seconds"), **spec.provenance}
     )
-    hashes = {file: hashlib.sha256(content).hexdigest() for file, content in files.items() if file != CARD_FILE}
+    hashes = {file: hashlib.sha256(content).hexdigest() for file, content in files.items() if file not in unhashed}
     version = _claim(models, name)
     folder = join(models, name, version)
     data = record.to_bytes(stamped, name, version, hashes)

@@ -46,7 +46,8 @@ class BundleSpec:
         scorers_absent: Per precision that is not there, the reason in one sentence.
         backbone: Name, alpha, weights and so on; {} for an imported model.
         head: Pooling, units and so on; {} for an imported model.
-        temperature: What the logits are divided by; inside the graph for the models that we compile.
+        temperature: What the logits are divided by in all: inside of the graph for the models that we compile, times
+            what a scorer's `io` has outside of it.
         thresholds: {} where none was fitted, else per unit (`bundle.threshold_unit`): threshold, refer_low, refer_high,
             targets and what they reach on validation. A bundle of an earlier release has no refer band.
         provenance: Where it comes from: data, seeds, versions of libraries, who and when.

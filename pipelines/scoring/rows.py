@@ -47,7 +47,8 @@ class RowContext:
         scored_date: UTC day of the run's start; the table's partition.
         bundle: The model.
         precision: `float32` or `int8`.
-        training_hashes: `content_sha256` of the images that the model was fitted to; None where nobody knows.
+        training_hashes: `content_sha256` of the images that the model was fitted to, as far as its bundle knows; None
+            where it knows of none.
         versions_from_manifest: True where the plan's `image_version` is the manifest's own and not what reading gives.
         schema: The table's schema for this model and these carried columns.
     """
@@ -108,8 +109,9 @@ def prediction_rows(images: pa.Table, outcomes: Sequence[Outcome], context: RowC
     columns["frames"] = pa.array([p.frames if p else None for p in prepared], pa.int32())
     columns["decoder"] = pa.array([p.decoder if p else None for p in prepared], pa.string())
     known = context.training_hashes
+    strange = False if bundle.knows_training else None
     columns["in_training_set"] = pa.array(
-        [None if p is None or known is None else p.content_sha256 in known for p in prepared], pa.bool_()
+        [None if p is None or known is None else p.content_sha256 in known or strange for p in prepared], pa.bool_()
     )
     for field in context.schema:
         if field.name not in columns:

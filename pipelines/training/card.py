@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.evaluation.intervals import Interval
 from pipelines.evaluation.resampling import DRAWS
-from pipelines.evaluation.thresholds import OperatingPoint
+from pipelines.evaluation.thresholds import OperatingPoint, ReferBand
 from pipelines.training.int8_gate import Int8Verdict
 from pipelines.training.recipe_document import markdown_table
 from pipelines.training.versus import Versus
@@ -202,50 +202,51 @@ def _validation(said: ValidationFacts, classes: Sequence[str], positive: int) ->
 
 
 def _operating(said: ValidationFacts) -> str:
-    points = {"float32, image": said.point}
+    points = {"image": said.point}
     if said.int8.offered and said.int8.point is not None:
-        points["int8, image"] = said.int8.point
-    for unit, point in said.patients.items():
-        how, precision = unit.removeprefix("patient_").removesuffix("_int8"), "int8" if "int8" in unit else "float32"
-        points[f"{precision}, patient ({how} of the images)"] = point
+        points["image, int8"] = said.int8.point
+    points |= {unit.replace("_int8", ", int8").replace("_", ", "): point for unit, point in said.patients.items()}
+    changed = f" {said.int8.decisions_changed:,} of {said.int8.images:,} decisions differ." if said.int8.images else ""
+    return (
+        f"## Threshold and calibration\n\nLogits are divided by the temperature {said.temperature:.4g}, fitted on "
+        f"validation.\n\n{operating_tables(points)}\n{said.int8.sentence()}{changed}\n"
+    )
+
+
+def operating_tables(points: Mapping[str, OperatingPoint]) -> str:
+    """Thresholds and refer bands, what is referred to a person, and what that buys.
+
+    Args:
+        points: By what is decided on; at least one, all of the same targets.
+    """
+    first = next(iter(points.values()))
     rows = [
         [name, f"{point.threshold:.6g}", _figure(point.sensitivity), _figure(point.specificity)]
         for name, point in points.items()
     ]
-    changed = f" {said.int8.decisions_changed:,} of {said.int8.images:,} decisions differ." if said.int8.images else ""
-    return (
-        f"## Threshold and calibration\n\nLogits are divided by the temperature {said.temperature:.4g}, fitted on "
-        "validation. The threshold of p_positive, the sum over the positive classes, is the largest that reaches a "
-        f"sensitivity of {said.point.target:g} on validation.\n\n"
-        f"{markdown_table(['scorer and unit', 'threshold', 'sensitivity', 'specificity'], rows)}\n"
-        f"{_bands(points)}{said.int8.sentence()}{changed}\n"
+    text = (
+        "The threshold of p_positive, the sum over the positive classes, is the largest that reaches a sensitivity of "
+        f"{first.target:g} on validation; of a patient it is that of the highest (max) or the mean p_positive of the "
+        f"images.\n\n{markdown_table(['decides on', 'threshold', 'sensitivity', 'specificity'], rows)}"
     )
-
-
-def _bands(points: Mapping[str, OperatingPoint]) -> str:
-    """What is referred to a person, and what that buys."""
     bands = {name: point.band for name, point in points.items() if point.band is not None}
     if not bands:
-        return ""
-    first = next(point for point in points.values() if point.band is not None)
-    rows = [
-        [
-            name,
-            f"{band.low:.6g}",
-            f"{band.high:.6g}",
-            f"{band.referred:,} of {band.cases:,}",
-            _figure(band.sensitivity),
-            _figure(band.specificity),
-        ]
+        return text
+    heads = ["decides on", "refer from", "to below", "referred", "sensitivity outside", "specificity outside"]
+    limits = [
+        [name, f"{band.low:.6g}", f"{band.high:.6g}", f"{band.referred:,} of {band.cases:,}", *_outside(band)]
         for name, band in bands.items()
     ]
-    heads = ["scorer and unit", "from", "to below", "referred", "sensitivity outside", "specificity outside"]
     return (
-        "A decision is negative below the refer band, positive from its upper end on, and refer within: then a person "
-        "decides. It is the band with the fewest validation cases such that outside of it sensitivity reaches "
-        f"{first.target:g} and specificity {bands[next(iter(bands))].target_specificity:g}; an upper end above 1 calls "
-        f"nothing positive, a lower end of 0 nothing negative.\n\n{markdown_table(heads, rows)}\n"
+        f"{text}\nA decision is negative below the refer band, positive from its upper end on, and refer within: then "
+        "a person decides. It is the band with the fewest validation cases such that outside of it sensitivity reaches "
+        f"{first.target:g} and specificity {next(iter(bands.values())).target_specificity:g}; an upper end above 1 "
+        f"calls nothing positive, a lower end of 0 nothing negative.\n\n{markdown_table(heads, limits)}"
     )
+
+
+def _outside(band: ReferBand) -> list[str]:
+    return [_figure(band.sensitivity), _figure(band.specificity)]
 
 
 def _recipe(training: TrainingFacts) -> str:

@@ -79,3 +79,31 @@ class TrainConfig:
     def labelled(self) -> DataConfig:
         """The data with everything that is to be left out."""
         return replace(self.data, exclude=(*self.data.exclude, *self.recipe.exclude))
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """One `models calibrate` command.
+
+    Attributes:
+        ref: The model.
+        data: Labelled images that it has not seen.
+        target_sensitivity: What the thresholds have to reach, above 0 and at most 1.
+        target_specificity: What has to be reached, with the sensitivity, outside of the refer bands; likewise.
+        who: User, host, command line and versions, for the bundle's provenance.
+    """
+
+    ref: str
+    data: DataConfig
+    target_sensitivity: float = 0.95
+    target_specificity: float = 0.95
+    who: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what can only fail later.
+
+        Raises:
+            UsageError: Naming the option, the rule and the value.
+        """
+        check_target("--target-sensitivity", self.target_sensitivity)
+        check_target("--target-specificity", self.target_specificity)

@@ -42,6 +42,13 @@ class Judged:
     report: str
     warnings: tuple[str, ...]
 
+    def record(self) -> dict[str, dict[str, float]]:
+        """Figures with their intervals, for the bundle."""
+        return {
+            name: {"value": value, "low": self.intervals[name][0], "high": self.intervals[name][1]}
+            for name, value in self.figures.items()
+        }
+
 
 def judge(
     classes: Sequence[str],

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +22,7 @@ from pipelines.models.seeding import MAX_IMAGES
 from pipelines.scoring.features import Features, Variants, compute_features
 from pipelines.scoring.report import ScoreProgress
 from pipelines.scoring.scorer import LARGEST_FILE
-from pipelines.storage import files, paths
-from pipelines.storage.leases import Lease
+from pipelines.storage import paths
 from pipelines.storage.reading import ImageReader
 from pipelines.training import writing
 from pipelines.training.arrays import fit_name, write_job
@@ -39,6 +37,7 @@ from pipelines.training.judging import judge
 from pipelines.training.labelled import LabelledImages, read_labelled
 from pipelines.training.loop import FitResult
 from pipelines.training.network import Network, build_network, prepared_pixels
+from pipelines.training.owned_folder import owned_folder
 from pipelines.training.published import published
 from pipelines.training.recipes import recipe_names
 from pipelines.training.report import EpochProgress, TrainReport
@@ -98,7 +97,7 @@ def train(config: TrainConfig, connect: Connect, tell: Tell) -> TrainReport:
     began = time.monotonic()
     connect = checking(connect, config.workers, dict(config.resources), config.work)
     ready = _prepare(config, connect, tell)
-    with _fit_folder(paths.join(ready.work, fit_name(config, ready.network, ready.data))) as folder:
+    with owned_folder(paths.join(ready.work, fit_name(config, ready.network, ready.data))) as folder:
         fit, logits = _fit(config, ready, folder, connect, tell)
         finished = _finish(config, ready, logits, tell)
         made = _judged(config, ready, fit, finished)
@@ -168,18 +167,6 @@ def _fingerprint(network: Network) -> str:
     size = network.spec.input_size
     said = f"{network.spec}|{network.weights_sha256}|{Preprocessing(size).id}|{network.cache.size}"
     return hashlib.sha256(said.encode()).hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _fit_folder(place: str) -> Iterator[str]:
-    """The folder of a fit, of which one command at a time is the owner; removed once its model is written.
-
-    An owner elsewhere is watched for two minutes: one that died in a container is nowhere seen to be dead.
-    """
-    with Lease.acquire(place) as lease:
-        lease.start_renewing()
-        yield place
-    files.delete_tree(place)
 
 
 def _fit(

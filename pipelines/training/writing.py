@@ -157,10 +157,7 @@ def _provenance(config: TrainConfig, made: Made) -> dict[str, Any]:
         "workers": config.workers,
         "epochs": len(made.fit.history),
         "best_epoch": made.fit.best_epoch,
-        "validation": {
-            name: {"value": value, "low": judged.intervals[name][0], "high": judged.intervals[name][1]}
-            for name, value in judged.figures.items()
-        },
+        "validation": judged.record(),
         "int8": made.finished.int8.record(),
         "versus": made.versus.record(),
     }

@@ -205,6 +205,15 @@ def test_names_that_leave_the_folder_are_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_report_travels_with_the_bundle_unhashed(tmp_path: Path) -> None:
+    made = write_bundle(str(tmp_path), "cells", SPEC, {**FILES, "report/calibration.svg": b"<svg/>"})
+    assert (Path(made.uri) / "report" / "calibration.svg").read_bytes() == b"<svg/>"
+    assert load_bundle(made.uri) == made and not any("report" in file for file in made.files)
+    for file in ("report/../x", "report/a/b", "report/", "other/x"):
+        with pytest.raises(UsageError, match="cannot be a file"):
+            write_bundle(str(tmp_path), "cells", SPEC, {**FILES, file: b""})
+
+
 def test_decision_is_positive_at_and_above_the_threshold(written: Bundle) -> None:
     assert written.decision(0.25) == "positive"
     assert written.decision(np.nextafter(0.25, 0)) == "negative"

@@ -66,7 +66,7 @@ def test_the_same_for_people(theirs: str, tmp_path: Path, capsys: pytest.Capture
     assert main(["models", "list", models]) == 0
     assert "There are no models" in capsys.readouterr().out
     assert main(["models"]) == 2
-    assert "The commands are: list, show, promote, import." in capsys.readouterr().err
+    assert "The commands are: list, show, promote, import, calibrate." in capsys.readouterr().err
     assert main(["models", *imported(theirs, models)]) == 0
     told = capsys.readouterr().out
     assert "cells@v1" in told and "the champion" in told and "positive: malignant" in told

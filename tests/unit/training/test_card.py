@@ -81,11 +81,11 @@ def test_the_recipe_of_the_card_trains_the_same() -> None:
 
 
 def test_int8s_threshold_stands_there_only_where_it_is_offered() -> None:
-    assert "| int8, image | 0.271828 | 0.9700 | 0.4000 |" in card()
+    assert "| image, int8 | 0.271828 | 0.9700 | 0.4000 |" in card()
     assert "1 of 20 decisions differ" in card()
     refused = replace(OFFERED, reasons=("the ROC AUC of the positive classes falls by 0.0100",))
     text = card(validation=replace(VALIDATION, int8=refused))
-    assert "| int8, image |" not in text and "int8 did not earn its place on 20 validation images: the ROC AUC" in text
+    assert "| image, int8 |" not in text and "int8 did not earn its place on 20 validation images: the ROC AUC" in text
     none = card(validation=replace(VALIDATION, int8=Int8Verdict(0, ("it cannot be compiled",))))
     assert "int8 is not offered: it cannot be compiled." in none
 
@@ -95,9 +95,9 @@ def test_the_refer_band_says_how_many_are_referred_and_what_that_buys() -> None:
     banded = replace(POINT, band=BAND)
     text = card(validation=replace(VALIDATION, point=banded, patients={"patient_mean_int8": banded}))
     assert "outside of it sensitivity reaches 0.95 and specificity 0.9;" in text
-    assert "| float32, image | 0.125 | 0.4375 | 5 of 20 | 1.0000 | – |" in text
-    assert "| int8, patient (mean of the images) | 0.125 | 0.4375 | 5 of 20 | 1.0000 | – |" in text
-    assert "| int8, patient (mean of the images) | 0.314159 | 0.9600 | 0.5000 |" in text
+    assert "| image | 0.125 | 0.4375 | 5 of 20 | 1.0000 | – |" in text
+    assert "| patient, mean, int8 | 0.125 | 0.4375 | 5 of 20 | 1.0000 | – |" in text
+    assert "| patient, mean, int8 | 0.314159 | 0.9600 | 0.5000 |" in text
 
 
 @pytest.mark.parametrize(
