@@ -86,7 +86,7 @@ def compare_cases(this: Cases, other: Cases, settings: Settings, against: Mappin
         "disagree": disagree,
         "predicted": confusion_matrix(other.predicted, this.predicted, len(this.classes)).tolist(),
         "worst": _worst(this, other),
-        "sentence": f"This model {describe(figures, _name(against), where)}; {_told_counts(disagree, counts, p)}.",
+        "sentence": f"This model {describe(figures, name_of(against), where)}; {_told_counts(disagree, counts, p)}.",
     }
 
 
@@ -180,6 +180,12 @@ def describe(figures: Mapping[str, Difference], whom: str, where: str) -> str:
     )
 
 
+def name_of(against: Mapping[str, Any]) -> str:
+    """The other model for a sentence: `moles@v2`, with the start of its id where it has no version."""
+    version = against.get("version") or str(against.get("model_id") or "")[:12]
+    return f"{against.get('name') or 'the other model'}{'@' if version else ''}{version}"
+
+
 def _deciding(figures: Mapping[str, Difference]) -> str:
     return next((name for name in WORDS if not math.isnan(figures[name].difference)), "accuracy")
 
@@ -252,11 +258,6 @@ def _told_counts(disagree: int, counts: tuple[int, int], p: float) -> str:
         f"the two predict another class for {images}, where only this model is right {counts[0]:,} times and only the "
         f"other {counts[1]:,} times (McNemar's exact test, images as independent: p = {p:.2g})"
     )
-
-
-def _name(against: Mapping[str, Any]) -> str:
-    version = against.get("version") or str(against.get("model_id") or "")[:12]
-    return f"{against.get('name', 'the other model')}{'@' if version else ''}{version}"
 
 
 def _null(value: float) -> float | None:
