@@ -89,7 +89,9 @@ def of_draws(name: str, values: Floats, figure: float, basis: Basis | None = Non
 
     Of a share, Wilson's interval at the effective number of images: at as many independent ones as would give the
     variance that the draws have. That variance falls short by what few groups cannot know of themselves, so it is
-    taken times n / (n - 1), and Student's t for the normal quantile. Of any other figure, the middle 95 %.
+    taken times n / (n - 1), and Student's t for the normal quantile. Of any other figure, the middle 95 %. Of a
+    calibration error, as far down as those go up, and not below 0: chance makes every calibration error larger, that
+    of a draw once more than the study's, so the draws alone would deny that any model is well calibrated.
 
     Args:
         name: Of the figure; those of `SHARES` are shares.
@@ -101,6 +103,9 @@ def of_draws(name: str, values: Floats, figure: float, basis: Basis | None = Non
     alone = basis.alone if basis else NO_INTERVAL
     if not len(defined) or np.ptp(defined) <= _ROUNDING:
         return alone
+    if name == "calibration_error":
+        high = middle(defined)[1]
+        return max(0.0, 2 * figure - high), high
     if name not in SHARES or not 0 < figure < 1:
         return middle(defined)
     if basis and basis.groups < 2:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from pipelines.evaluation.class_measures import CLASS_FIGURES, OVERALL_FIGURES, 
 from pipelines.evaluation.curves import decision_curve, reliability_bins
 from pipelines.evaluation.delong import delong_interval
 from pipelines.evaluation.figures import Figure
-from pipelines.evaluation.intervals import wilson
+from pipelines.evaluation.intervals import NO_INTERVAL, wilson
 from pipelines.evaluation.metrics import confusion_matrix
 from pipelines.evaluation.operating import DECIDED, OperatingMeasures
 from pipelines.evaluation.patients import Patients, group_patients
@@ -196,15 +197,14 @@ def _cross_check(sample: Sample) -> dict[str, Any]:
     """
     binary = len(sample.classes) == 2
     truth, called = sample.truth, np.isin(sample.called, sample.positive)
-    right = sample.called == sample.labels
 
-    def share(part: Bools, applies: Callable[[], bool] = lambda: True) -> dict[str, Any]:
-        return {"wilson": list(wilson(int(part.sum()), len(part))) if len(part) and applies() else None}
+    def share(part: Bools, means: bool = False) -> dict[str, Any]:
+        return {"wilson": None if means or not len(part) else list(wilson(int(part.sum()), len(part)))}
 
-    area = delong_interval(sample.p_positive, truth) if truth.any() and not truth.all() else None
+    area = delong_interval(sample.p_positive, truth) if truth.any() and not truth.all() else NO_INTERVAL
     return {
-        "sensitivity": share(called[truth], lambda: binary),
-        "specificity": share(~called[~truth], lambda: binary),
-        "accuracy": share(right),
-        "roc_auc": {"delong": None if area is None else [float(end) for end in area]},
+        "sensitivity": share(called[truth], not binary),
+        "specificity": share(~called[~truth], not binary),
+        "accuracy": share(sample.called == sample.labels),
+        "roc_auc": {"delong": None if math.isnan(area[0]) else [float(end) for end in area]},
     }
