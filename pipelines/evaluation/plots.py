@@ -260,15 +260,14 @@ def _cell(axes: Axes, row: int, column: int, count: str, share: float, classes: 
     """One square of the matrix, darker with a greater share of its row; the per cent goes where there is no room."""
     from matplotlib.patches import Rectangle
 
-    light, dark = np.array([0.96, 0.97, 0.98]), np.array([0.0, 0.32, 0.53])
+    light, dark = np.array([0.96, 0.97, 0.98]), np.array([0.40, 0.66, 0.84])  # ink can be read on both
     colour = tuple((light + (dark - light) * share).tolist())
     axes.add_patch(Rectangle((column - 0.485, row - 0.485), 0.97, 0.97, facecolor=colour, linewidth=0))
     text = (
         f"{count}\n{share * 100:.{0 if classes > _UPRIGHT_NAMES else 1}f} %" if classes <= _ROOM_FOR_SHARES else count
     )
     size = 11.0 if classes <= _UPRIGHT_NAMES else 8.5
-    ink = "#ffffff" if share > 0.5 else INK
-    axes.text(column, row, text, ha="center", va="center", fontsize=size, color=ink, linespacing=1.35)
+    axes.text(column, row, text, ha="center", va="center", fontsize=size, linespacing=1.35)
 
 
 def _bars(axes: Axes, bins: Sequence[Bin], number: int, name: str) -> None:

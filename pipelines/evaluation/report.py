@@ -26,7 +26,7 @@ from pipelines.evaluation.report_data import (
     intensity_section,
     subgroup_section,
 )
-from pipelines.evaluation.report_numbers import clause, figure_text, number, whole
+from pipelines.evaluation.report_numbers import clause, interval, number, whole
 from pipelines.evaluation.report_training import training_section
 
 TEMPLATE = "report.html.jinja"
@@ -44,13 +44,15 @@ class KeyFigure:
 
     Attributes:
         name: What it is.
-        value: With its interval.
+        value: Three decimals, or that it is absent.
+        interval: Without brackets; "" for none.
         basis: At what it is, and of how many.
         reason: Why there is no value; "" where there is one.
     """
 
     name: str
     value: str
+    interval: str
     basis: str
     reason: str
 
@@ -141,7 +143,8 @@ def _key_figures(figures: Mapping[str, Any]) -> tuple[KeyFigure, ...]:
 
 def _key_figure(name: str, figure: Mapping[str, Any], basis: str) -> KeyFigure:
     reason = "" if figure["value"] is not None else f"Undefined: {clause(str(figure.get('reason') or ''))}"
-    return KeyFigure(name, figure_text(figure), basis, reason)
+    ends = "" if reason else interval(figure.get("low"), figure.get("high"))
+    return KeyFigure(name, number(figure["value"]), ends, basis, reason)
 
 
 def _holds_pictures(section: Section) -> bool:
@@ -154,12 +157,12 @@ def _provenance(evaluated: Evaluated, figures: Mapping[str, Any]) -> Section:
     maker = TableMaker("provenance-values", "What made this report", ["", "Value"])
     for name, value in evaluated.provenance:
         maker.add(name, [Cell(value, plain=True)])
-    intervals = (
+    method = (
         f"Intervals are 95 %, by bootstrap over {whole(figures['groups'])} groups (images of one patient, copies and "
         "near-duplicates are drawn together) unless another way is named. The calibration error is over bins of equal "
         "mass. Figures without a value are undefined, never 0."
     )
-    blocks: list[Block] = [maker.made(), Words(intervals)]
+    blocks: list[Block] = [maker.made(), Words(method)]
     unreadable = figures.get("unreadable") or ()
     parts = (_unreadable(unreadable),) if unreadable else ()
     return Section("provenance", "Provenance", "", tuple(blocks), parts)

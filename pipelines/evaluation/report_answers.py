@@ -236,7 +236,7 @@ def _calibration(figures: Mapping[str, Any], cases: Cases) -> Part:
     for one in bins:
         points.add(
             number(one.mean_predicted),
-            [whole(one.n), f"{number(one.observed)} ({interval(one.low, one.high)})"],
+            [whole(one.n), {"value": one.observed, "low": one.low, "high": one.high}],
         )
     if not bins:
         return Part("Calibration", OF_PROBABILITIES, (Words("There are no images to draw it from."), maker.made()))

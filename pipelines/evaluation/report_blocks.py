@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from pipelines.evaluation.report_numbers import ABSENT, figure_text, sentence
+from pipelines.evaluation.report_numbers import ABSENT, interval, number, sentence
 
 AT_CLASS = "at the most probable class"
 AT_THRESHOLD = "at the frozen threshold"
@@ -45,12 +45,14 @@ class Cell:
 
     Attributes:
         text: What it says.
+        interval: Of the figure that it says, without brackets; "" for none.
         mark: Letter of the note under the table that explains it; "" for none.
         plain: Whether it is words, which stand at the left; numbers stand at the right.
         shade: 0–1, how dark it is; None for no colour.
     """
 
     text: str
+    interval: str = ""
     mark: str = ""
     plain: bool = False
     shade: float | None = None
@@ -103,16 +105,17 @@ class Table:
 class Drawing:
     """A chart and the line under it."""
 
+    kind: ClassVar[str] = "drawing"
     svg: str
     caption: str
 
 
 @dataclass(frozen=True)
 class Drawings:
-    """Charts beside each other, as many as the page is wide."""
+    """Charts, and tables that belong to one, beside each other where the page is wide enough."""
 
     kind: ClassVar[str] = "drawings"
-    items: tuple[Drawing, ...]
+    items: tuple[Drawing | Table, ...]
 
 
 @dataclass(frozen=True)
@@ -217,11 +220,11 @@ class TableMaker:
 
     def figure(self, figure: Mapping[str, Any]) -> Cell:
         """A figure as a cell; an undefined one is marked with the letter of its reason."""
-        text = figure_text(figure)
+        text = number(figure.get("value"))
         if text != ABSENT:
-            return Cell(text)
+            return Cell(text, interval(figure.get("low"), figure.get("high")))
         reason = sentence(str(figure.get("reason") or ""))
-        return Cell(text, self._reasons.setdefault(reason, _letter(len(self._reasons))))
+        return Cell(text, mark=self._reasons.setdefault(reason, _letter(len(self._reasons))))
 
     def made(self, tall: bool = False) -> Table:
         """The table as it is now."""

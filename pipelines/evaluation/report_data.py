@@ -141,10 +141,9 @@ def _by_intensity(accuracy: Mapping[str, Any]) -> Part:
     blocks: list[Block] = [words]
     if rows:
         chart = forest_figure("intensity-forest", "Accuracy by intensity", rows, "accuracy", None)
-        blocks += [
-            Drawings((Drawing(chart, "Accuracy in steps of mean intensity with 95 % intervals."),)),
-            maker.made(),
-        ]
+        blocks.append(
+            Drawings((Drawing(chart, "Accuracy in steps of mean intensity with 95 % intervals."), maker.made()))
+        )
     return Part("Accuracy by intensity", AT_CLASS, tuple(blocks))
 
 
@@ -247,7 +246,7 @@ def _differences(compared: Mapping[str, Any], name: str) -> Part:
     caption = "This model minus the other, resampled by group; right of zero this model's figure is higher."
     chart = forest_figure("comparison-forest", "Paired differences", rows, "difference, this minus other", 0.0)
     basis = f"{AT_CLASS}; areas and losses {OF_PROBABILITIES}"
-    return Part("Paired differences", basis, (Drawings((Drawing(chart, caption),)), maker.made()))
+    return Part("Paired differences", basis, (Drawings((Drawing(chart, caption), maker.made())),))
 
 
 def _tests(compared: Mapping[str, Any]) -> Part:

@@ -202,7 +202,7 @@ def _data(training: TrainingSection) -> Part:
         words = [Cell(training.class_descriptions.get(name, ""), plain=True)] if described else []
         maker.add(name, [*own, whole(totals[name]), per_cent(totals[name] / images), *words])
     drawing = Drawing(distribution_figure(counts), "Images by class, the parts one after the other.")
-    return Part("Class distribution", "", (Drawings((drawing,)), maker.made()))
+    return Part("Class distribution", "", (Drawings((drawing, maker.made())),))
 
 
 def _samples(training: TrainingSection) -> Part:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,66 @@ from pipelines.evaluation.content import (
     Stage,
     TrainingSection,
 )
+
+VOID = {"meta", "img", "br", "hr", "input", "link"}
+
+
+@dataclass
+class Element:
+    tag: str
+    attributes: dict[str, str]
+    children: list[Element | str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(child if isinstance(child, str) else child.text for child in self.children)
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+    def all(self, tag: str) -> Iterator[Element]:
+        for child in self.children:
+            if isinstance(child, Element):
+                if child.tag == tag:
+                    yield child
+                yield from child.all(tag)
+
+    def everything(self) -> Iterator[Element]:
+        """All elements below this one, in order."""
+        for child in self.children:
+            if isinstance(child, Element):
+                yield child
+                yield from child.everything()
+
+
+class Page(HTMLParser):
+    """A page as a tree, that fails where tags do not close as they opened."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.root = Element("document", {})
+        self._open = [self.root]
+        self.feed(html)
+        self.close()
+        assert self._open == [self.root]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            element = self._open[-1].children[-1]
+            assert isinstance(element, Element)
+            self._open.append(element)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._open[-1].children.append(Element(tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop().tag == tag
+
+    def handle_data(self, data: str) -> None:
+        self._open[-1].children.append(data)
+
 
 FITTED = {"threshold": 0.3, "refer_low": 0.2, "refer_high": 0.45, "target_sensitivity": 0.95}
 
@@ -60,7 +123,7 @@ def draw_gallery(cases: Cases, overlays: bool = True) -> Gallery:
     def shown(row: int) -> Shown:
         predicted = int(cases.predicted[row])
         return Shown(
-            name=cases.uris[row].rpartition("/")[2],
+            name=cases.uris[row].removeprefix("/archive/"),
             true=cases.classes[int(cases.labels[row])],
             predicted=cases.classes[predicted],
             probability=float(cases.probabilities[row, predicted]),
@@ -129,24 +192,98 @@ EVALUATED = Evaluated(
 )
 
 
-@pytest.fixture(scope="session")
-def measured() -> Callable[[Cases], dict[str, Any]]:
+def measure(cases: Cases, thresholds: dict[str, Any] | None = None) -> dict[str, Any]:
     """metrics.json of cases, as `evaluate` makes it."""
-    from pipelines.evaluation.intensity import measure_intensity
-
     from pipelines.evaluation.comparison import compare_cases
+    from pipelines.evaluation.intensity import measure_intensity
     from pipelines.evaluation.study import Settings, measure_cases
     from pipelines.evaluation.subgroups import measure_subgroups
 
-    def measure(cases: Cases) -> dict[str, Any]:
-        settings = Settings(draws=100, prevalences=(0.005, 0.05))
-        figures = measure_cases(cases, {"image": FITTED, "patient_max": FITTED}, "float32", settings)
-        other = draw_cases(len(cases), cases.classes)
-        return figures | {
-            "subgroups": measure_subgroups(cases, ["site"], FITTED, settings),
-            "comparison": compare_cases(cases, other, settings, {"name": "other", "version": "v1"}),
-            "intensity": measure_intensity(cases),
-            "unreadable": [],
-        }
+    known = {"image": FITTED, "patient_max": FITTED} if thresholds is None else thresholds
+    settings = Settings(draws=60, prevalences=(0.005, 0.05))
+    other = draw_cases(len(cases), cases.classes, seed=6)
+    against = replace(cases, probabilities=other.probabilities)
+    return measure_cases(cases, known, "float32", settings) | {
+        "subgroups": measure_subgroups(cases, list(cases.columns), known.get("image"), settings),
+        "comparison": compare_cases(cases, against, settings, {"name": "other", "version": "v1", "model_id": "c"}),
+        "intensity": measure_intensity(cases),
+        "unreadable": [{"image_uri": "/archive/torn.png", "error_code": "truncated"}],
+    }
 
-    return measure
+
+@dataclass(frozen=True)
+class Drawn:
+    """A report, and what it was made of."""
+
+    html: str
+    figures: dict[str, Any]
+    cases: Cases
+
+
+def render(cases: Cases, figures: dict[str, Any], **changed: Any) -> str:
+    """The page of cases, with everything that a report can hold unless it is changed."""
+    from pipelines.evaluation.report import render_report
+
+    given: dict[str, Any] = {
+        "evaluated": EVALUATED,
+        "figures": figures,
+        "cases": cases,
+        "fitted": FITTED,
+        "training": draw_training(cases.classes),
+        "training_absent": "",
+        "gallery": draw_gallery(cases),
+        "gallery_absent": "",
+    }
+    return render_report(**given | changed).decode()
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Drawn:
+    """Two classes."""
+    cases = draw_cases()
+    figures = measure(cases)
+    return Drawn(render(cases, figures), figures, cases)
+
+
+@pytest.fixture(scope="session")
+def hostile() -> Drawn:
+    """Three classes, and every name that data can choose tries to be more than a name."""
+    classes = ('benign"><img src=x onerror=alert(1)>', "<script>alert(1)</script>", "zebra & {{ 7 * 7 }}")
+    cases = draw_cases(300, classes)
+    sites = tuple(("<script>alert(2)</script>", "south", None)[number % 3] for number in range(300))
+    uris = tuple(f"/archive/<script>alert({number})</script>.png" for number in range(300))
+    cases = replace(cases, columns={"<b>site</b>": sites}, uris=uris)
+    figures = measure(cases)
+    evil = "<script>alert(3)</script>"
+    said = Evaluated(evil, evil, evil, (evil, "javascript:alert(4)"), (("Command", evil),))
+    return Drawn(render(cases, figures, evaluated=said), figures, cases)
+
+
+@pytest.fixture(scope="session")
+def bare() -> Drawn:
+    """Nothing but the cases is known: no patients, threshold, training, pictures, subgroups or comparison."""
+    cases = replace(draw_cases(60), patients=None, columns={}, mean_intensity=np.full(60, np.nan))
+    figures = measure(cases, {}) | {"comparison": None, "unreadable": []}
+    html = render(
+        cases,
+        figures,
+        fitted=None,
+        training=None,
+        training_absent="The model was imported.",
+        gallery=None,
+        gallery_absent="Pictures were left out of this report (--no-images).",
+        evaluated=replace(EVALUATED, concerns=()),
+    )
+    return Drawn(html, figures, cases)
+
+
+@pytest.fixture(scope="session")
+def make() -> SimpleNamespace:
+    """The functions of this file, for tests that want something of their own."""
+    return SimpleNamespace(cases=draw_cases, measure=measure, render=render, gallery=draw_gallery)
+
+
+@pytest.fixture(scope="session")
+def read_page() -> Callable[[str], Element]:
+    """A page as a tree."""
+    return lambda html: Page(html).root
