@@ -137,7 +137,7 @@ def evaluate(config: EvaluateConfig, connect: Connect, tell: Tell) -> Evaluation
 def measure(config: EvaluateConfig, gathered: Gathered, bundle: Bundle | None) -> dict[str, Any]:
     """All that metrics.json says, as plain values."""
     from pipelines.evaluation.comparison import compare_cases
-    from pipelines.evaluation.concerns import concerns
+    from pipelines.evaluation.concerns import certain_and_wrong, concerns, validation_counts
     from pipelines.evaluation.intensity import measure_intensity
     from pipelines.evaluation.study import Settings, measure_cases
     from pipelines.evaluation.subgroups import measure_subgroups
@@ -155,6 +155,8 @@ def measure(config: EvaluateConfig, gathered: Gathered, bundle: Bundle | None) -
         "comparison": None,
         "intensity": measure_intensity(cases),
         "seen_in_training": gathered.seen.as_json(),
+        "validation": validation_counts(bundle) if bundle is not None else None,
+        "certain_and_wrong": certain_and_wrong(cases),
         "unreadable": [{"image_uri": one.image_uri, "error_code": one.code} for one in gathered.unreadable],
         "provenance": provenance(config, gathered, bundle, settings.draws, settings.seed),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -193,9 +194,7 @@ def _cases(rows: pa.Table, labels: Labels, answerer: Answerer, config: JoinConfi
     at = [place[key] for key in rows[KEY].to_pylist()]
     contents = rows["content_sha256"].to_pylist()
     people = _people(rows, labels, at)
-    groups = [
-        f"patient {person}" if person else f"content {digest}" for person, digest in zip(people, contents, strict=True)
-    ]
+    groups = [_group(person, content) for person, content in zip(people, contents, strict=True)]
     columns = [rows[class_column(name)].to_numpy() for name in answerer.classes]
     return Cases(
         classes=answerer.classes,
@@ -209,6 +208,13 @@ def _cases(rows: pa.Table, labels: Labels, answerer: Answerer, config: JoinConfi
         mean_intensity=pc.fill_null(rows["mean_intensity"], np.nan).to_numpy().astype(np.float64),
         columns={name: _column(name, rows, labels, at) for name in config.by},
     )
+
+
+def _group(person: str | None, content: str) -> str:
+    """Name of an image's group, as the model's split names it: the same groups give the same intervals."""
+    if person is None:
+        return f"content-{content}"
+    return f"group-{hashlib.sha256(person.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}"
 
 
 def _numbers(names: Sequence[str], answerer: Answerer, config: JoinConfig) -> Iterator[int]:
