@@ -9,16 +9,12 @@ It shows where, not why, and no more finely than the feature map: seven by seven
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.models.backbones import import_keras
 from pipelines.models.heads import pool
 from pipelines.models.rebuild import Rebuilt
-
-AT_ONCE = 8
 
 Maps = NDArray[np.float32]
 
@@ -42,36 +38,24 @@ def grad_cam(network: Rebuilt, pixels: NDArray[np.uint8], classes: NDArray[np.in
     side, count = network.spec.input_size, network.head_spec.classes
     if pixels.shape != (len(classes), side, side, 3) or not ((classes >= 0) & (classes < count)).all():
         raise ValueError(f"pictures of shape {pixels.shape} and {len(classes)} classes for {side} px and {count}")
-    maps = [
-        raw_maps(network, pixels[first : first + AT_ONCE], classes[first : first + AT_ONCE])
-        for first in range(0, len(pixels), AT_ONCE)
-    ]
-    raw = np.concatenate([np.empty((0, *network.backbone.output_shape[1:3]), np.float32), *maps])
+    # One at a time: Keras holds every layer's answer until the last is there, 90 MB for a picture in MobileNetV2.
+    maps = [_raw_map(network, picture, int(label)) for picture, label in zip(pixels, classes, strict=True)]
+    raw = np.stack(maps) if maps else np.empty((0, *network.backbone.output_shape[1:3]), np.float32)
     highest = raw.max(axis=(1, 2), keepdims=True, initial=0)
     scaled: Maps = np.divide(raw, highest, out=np.zeros_like(raw), where=highest > 0)
     return scaled
 
 
-def raw_maps(network: Rebuilt, pixels: NDArray[np.uint8], classes: NDArray[np.int64]) -> Maps:
-    """Equation 2 before it is brought to 0-1: float32 `[n, h, w]`, not negative; as `grad_cam`."""
+def _raw_map(network: Rebuilt, picture: NDArray[np.uint8], label: int) -> Maps:
+    """Equation 2 for one picture, before it is brought to 0-1: float32 `[h, w]`, not negative."""
     import_keras()
     import tensorflow as tf
 
-    features = network.backbone(pixels.astype(np.float32), training=False)
+    features = network.backbone(picture[np.newaxis].astype(np.float32), training=False)
     with tf.GradientTape() as tape:
         tape.watch(features)
         logits = network.head(pool(features, network.head_spec.pooling), training=False)
-        # Of a picture's own logit: the sum over the pictures has each one's gradient with respect to its own features.
-        spoken_for = tf.reduce_sum(_logits_of(logits, classes))
-    gradients = tape.gradient(spoken_for, features)
-    weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
-    return np.asarray(tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)), np.float32)
-
-
-def _logits_of(logits: Any, classes: NDArray[np.int64]) -> Any:
-    """The logit of each picture's class, `[n]`."""
-    import tensorflow as tf
-
-    if logits.shape[-1] == 1:
-        return logits[:, 0] * np.where(classes == 1, 1, -1).astype(np.float32)
-    return tf.gather(logits, classes, axis=1, batch_dims=1)
+        one = logits.shape[-1] == 1
+        spoken_for = logits[0, 0] * (1.0 if label else -1.0) if one else logits[0, label]
+    weights = tf.reduce_mean(tape.gradient(spoken_for, features), axis=(1, 2), keepdims=True)
+    return np.asarray(tf.nn.relu(tf.reduce_sum(weights * features, axis=-1))[0], np.float32)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.evaluation.gradcam import AT_ONCE, grad_cam, raw_maps
+from pipelines.evaluation.gradcam import grad_cam
 from pipelines.models.backbones import BackboneSpec, build_backbone, import_keras
 from pipelines.models.compile import feature_length
 from pipelines.models.golden import golden_images
@@ -83,7 +83,7 @@ def test_the_maps_are_those_of_the_paper(head: dict[str, Any]) -> None:
     net = network(**head)
     pictures = golden_images(SIZE)[:4]
     classes = np.arange(4) % net.head_spec.classes
-    found, scaled = raw_maps(net, pictures, classes), grad_cam(net, pictures, classes)
+    found = grad_cam(net, pictures, classes)
     pixels = pictures.astype(np.float32)
     maps = np.asarray(net.backbone(pixels, training=False), np.float64)
     answers = np.asarray(net.head(pool(maps.astype(np.float32), net.head_spec.pooling), training=False))
@@ -92,9 +92,8 @@ def test_the_maps_are_those_of_the_paper(head: dict[str, Any]) -> None:
         own = answers[place]
         assert logit == pytest.approx((own[0] if label else -own[0]) if len(own) == 1 else own[label], abs=1e-4)
         wanted = np.maximum((gradient.mean(axis=(0, 1)) * maps[place]).sum(axis=-1), 0)
-        np.testing.assert_allclose(found[place], wanted, rtol=1e-3, atol=1e-5 * max(wanted.max(), 1e-3))
-        np.testing.assert_allclose(scaled[place], wanted / wanted.max() if wanted.max() else wanted, atol=1e-3)
-    assert scaled.dtype == np.float32 and scaled.min() >= 0 and scaled.max() == 1
+        np.testing.assert_allclose(found[place], wanted / wanted.max() if wanted.max() else wanted, atol=1e-3)
+    assert found.dtype == np.float32 and found.min() >= 0 and found.max() == 1
 
 
 def test_the_gradient_is_that_of_small_steps() -> None:
@@ -142,14 +141,11 @@ def test_nothing_speaks_for_a_class() -> None:
 
 def test_many_and_none_at_once() -> None:
     net = network()
-    pictures = np.concatenate([golden_images(SIZE), golden_images(SIZE, 1)[:4]])
-    classes = np.arange(len(pictures)) % 3
-    assert len(pictures) > AT_ONCE
+    pictures, classes = golden_images(SIZE), np.array([0, 1, 2, 0, 1, 2])
     together = grad_cam(net, pictures, classes)
-    alone = [
-        grad_cam(net, pictures[place : place + 1], classes[place : place + 1])[0] for place in range(len(pictures))
-    ]
-    np.testing.assert_allclose(together, np.stack(alone), atol=1e-4)
+    for place in (1, 4):
+        alone = grad_cam(net, pictures[place : place + 1], classes[place : place + 1])[0]
+        np.testing.assert_array_equal(together[place], alone)
     assert grad_cam(net, pictures[:0], classes[:0]).shape == (0, 3, 3)
     for wrong in (np.array([3]), np.array([-1])):
         with pytest.raises(ValueError, match="1 classes for 96 px"):
