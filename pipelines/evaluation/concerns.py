@@ -195,9 +195,13 @@ def _impossible(figures: Figures) -> Iterator[str]:
 
 def _patients(figures: Figures) -> Iterator[str]:
     if figures.get("patients") is None:
+        groups = figures.get("groups", figures["n"])
+        drawn = (
+            "images as independent" if groups == figures["n"] else f"{_count(groups, 'group')} of images for patients"
+        )
         yield (
-            "Which patient an image is of is not known, so intervals take images as independent: where patients have "
-            "several, they are too narrow."
+            f"Which patient an image is of is not known, so intervals take {drawn}: where patients have several, they "
+            "are too narrow."
         )
         return
     without = figures["per_patient"].get("without_patient") or 0

@@ -32,6 +32,7 @@ def sound() -> dict[str, Any]:
     return {
         "n": 2000,
         "patients": 1500,
+        "groups": 1980,
         "positive_classes": ["malignant"],
         "per_class": {"benign": {"n": 1500}, "malignant": {"n": 500}},
         "overall": {
@@ -149,7 +150,11 @@ SPEAKS: list[tuple[Change, list[str]]] = [
         ],
     ),
     (put(3, "certain_and_wrong"), ["For 3 images the model gave the true class a probability of exactly 0"]),
-    (put(None, "patients"), ["Which patient an image is of is not known"]),
+    (put(None, "patients"), ["is not known, so intervals take 1,980 groups of images for patients: where"]),
+    (
+        lambda figures: figures.update(patients=None, groups=2000),
+        ["Which patient an image is of is not known, so intervals take images as independent: where patients"],
+    ),
     (put(7, "per_patient", "without_patient"), ["7 images of 2,000 name no patient and are left out"]),
     (
         put({"depends": True, "sentence": "Accuracy falls.", "spearman": -0.3, "p": 0.001}, "intensity", "accuracy"),
