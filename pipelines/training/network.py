@@ -17,8 +17,7 @@ from pipelines.models.bundle import WEIGHTS_FILE, Bundle
 from pipelines.models.compile import compile_lower, feature_length
 from pipelines.models.cut import Cut, cut_backbone
 from pipelines.models.heads import HeadSpec, build_head
-from pipelines.models.rebuild import joined as joined
-from pipelines.models.rebuild import rebuild
+from pipelines.models.rebuild import joined, rebuild
 from pipelines.models.runtime import ScorerIO
 from pipelines.scoring.features import CacheModel
 from pipelines.scoring.scorer import LARGEST_FILE

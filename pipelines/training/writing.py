@@ -23,6 +23,7 @@ from pipelines.models.bundle import (
     write_bundle,
 )
 from pipelines.models.golden import GOLDEN_FILE, golden_answers, make_golden
+from pipelines.models.rebuild import joined
 from pipelines.models.record import BundleSpec, ScorerEntry
 from pipelines.models.runtime import Scorer
 from pipelines.predictions.runs import without_secrets
@@ -37,7 +38,7 @@ from pipelines.training.history import history_csv
 from pipelines.training.inherit import with_seen
 from pipelines.training.judging import Judged
 from pipelines.training.loop import FitResult
-from pipelines.training.network import Network, joined
+from pipelines.training.network import Network
 from pipelines.training.versus import Versus
 
 

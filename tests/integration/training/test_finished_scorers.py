@@ -20,6 +20,7 @@ from pipelines.evaluation.calibration import class_logits, fit_temperature, prob
 from pipelines.evaluation.thresholds import fit_point
 from pipelines.images.preprocess import Preprocessing
 from pipelines.models.golden import self_test
+from pipelines.models.rebuild import joined
 from pipelines.models.registry import resolve
 from pipelines.models.runtime import Scorer, ScorerIO
 from pipelines.scoring.answers import answer_images
@@ -31,7 +32,7 @@ from pipelines.training.finishing import Finished, Trained, Validation, choose_c
 from pipelines.training.judging import judge
 from pipelines.training.labelled import DataConfig
 from pipelines.training.loop import FitResult
-from pipelines.training.network import Network, build_network, joined, prepared_pixels
+from pipelines.training.network import Network, build_network, prepared_pixels
 from pipelines.training.recipes import Recipe, load_recipe
 from pipelines.training.versus import Validated, compare
 from pipelines.training.writing import Made, write

@@ -17,9 +17,10 @@ from pipelines.models.compile import compile_scorer
 from pipelines.models.cut import Cut, cut_backbone
 from pipelines.models.golden import golden_images
 from pipelines.models.heads import HeadSpec, build_head
+from pipelines.models.rebuild import joined
 from pipelines.models.record import BundleSpec, ScorerEntry
 from pipelines.models.runtime import Scorer, ScorerIO
-from pipelines.training.network import Network, build_network, joined
+from pipelines.training.network import Network, build_network
 from pipelines.training.recipes import load_recipe
 from pipelines.training.trainee import build_trainee, build_trainee_for_worker
 
