@@ -146,7 +146,7 @@ def band_warnings(point: OperatingPoint, what: str, few: bool = True) -> list[st
     if few and min(band.decided_positives, band.decided_negatives) < FEW_DECIDED:
         told.append(
             f"The refer band is borne by few cases: outside of it lie {band.decided_positives:,} positive and "
-            f"{band.decided_negatives:,} negative {what}."
+            f"{band.decided_negatives:,} negative {what}, so its figures are rough."
         )
     return told
 

@@ -129,17 +129,17 @@ def choose_new(bundle: Bundle, labelled: LabelledCases) -> NewImages:
         UsageError: If the model was or will be tested on some of the images, or one kind is missing in the rest.
     """
     cases = labelled.cases
-    left_out = {"trained or validated the model": labelled.seen.left_out, "copies of others": labelled.copies}
+    left_out = {"trained or validated the model": labelled.seen.left_out, "are copies of others": labelled.copies}
     name = f"{bundle.name}@{bundle.version}"
     split = read_split(bundle) if SPLIT_FILE in bundle.files else None
     own = [split.part_of.get(content) if split else None for content in cases.contents]
-    tested = sum("test" in parts for parts in zip(own, labelled.parts, strict=True))
-    if tested:
-        raise UsageError(
-            f"{tested} of the images stand in the test part, of {name} or as the data say it: once a model is "
-            "calibrated on them they cannot test it.",
-            "Leave them out with --exclude, or name other images.",
-        )
+    for parts, whose in ((own, name), (labelled.parts, "the data")):
+        if tested := sum(part == "test" for part in parts):
+            raise UsageError(
+                f"{tested} of the images stand in the test part of {whose}: once a model is calibrated on them they "
+                "cannot test it.",
+                "Leave them out with --exclude, or name other images.",
+            )
     rows, groups = np.arange(len(cases)), list(cases.groups)
     if split is not None and len(cases):
         flat = b"".join(labelled.facts["perceptual_hash"].to_pylist())

@@ -203,8 +203,12 @@ def test_images_that_test_the_model_are_refused_and_patients_that_it_knows_left_
     model: Bundle, images: Path, connect: Connect
 ) -> None:
     tested = manifest(images, "tested", [7, *range(10, 30)])
-    with pytest.raises(UsageError, match=r"1 of the images stand in the test part, of cells@v1 or as the data"):
+    with pytest.raises(UsageError, match=r"1 of the images stand in the test part of cells@v1:"):
         calibrate(CalibrateConfig(model.uri, tested), connect, lambda _: None)
+    given = images / "given.csv"
+    given.write_text("uri,label,split\n" + "".join(f"b{n:05d}.jpg,{CLASSES[n % 2]},test\n" for n in range(10, 30)))
+    with pytest.raises(UsageError, match=r"20 of the images stand in the test part of the data:"):
+        calibrate(CalibrateConfig(model.uri, DataConfig(str(given))), connect, lambda _: None)
     again = images / "b00100.jpg"
     shutil.copy(images / "b00050.jpg", again)
     again.write_bytes(again.read_bytes() + b"\0")  # other bytes, the same picture

@@ -54,6 +54,7 @@ def test_a_band_that_refers_most_cases_or_stands_on_few_is_told() -> None:
     weak = judged(400, 2, 0.5)
     most = [text for text in weak.warnings if text.startswith("The refer band holds")]
     assert len(most) == 1 and "of 400 validation images: to reach a sensitivity of 0.95" in most[0]
+    assert "so its figures are rough" in judged(40, 2, 1.5).warnings[-1]
     small = judged(40, 2, 1.5)
     assert any("The refer band is borne by few cases: outside of it lie" in text for text in small.warnings)
     assert not any("refer band" in text for text in judged(400, 2, 4.0, specificity="0.5").warnings)
