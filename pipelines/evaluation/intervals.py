@@ -8,14 +8,14 @@ Wilson. `tests/benchmarks/bench_intervals.py` shows how often that holds the tru
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipelines.evaluation.metrics import METRIC_NAMES, measure, roc_auc_interval, weighted_figures
-from pipelines.evaluation.resampling import DRAWS, Counts, Floats, Groups, Key, draw_counts, form_groups, resample
+from pipelines.evaluation.resampling import DRAWS, Counts, Floats, Groups, Key, form_groups, resample
 
 _Z = 1.959963984540054
 _ROUNDING = 1e-12
@@ -38,22 +38,6 @@ class Basis:
 
     groups: int
     alone: Interval = NO_INTERVAL
-
-
-def draw_weights(groups: Sequence[str], draws: int, seed: int) -> Iterator[Floats]:
-    """How often each image is drawn when whole groups are, with replacement, as many as there are.
-
-    Args:
-        groups: Group of each of N images.
-        draws: How many resamples.
-        seed: Decides them.
-
-    Yields:
-        Blocks `[D, N]` of weights; the Ds sum to `draws`.
-    """
-    formed = form_groups(groups, np.zeros(len(groups), np.int64))
-    for block in draw_counts(formed, draws, seed):
-        yield block()[:, formed.member].astype(np.float64)
 
 
 def figure_intervals(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.evaluation.intervals import draw_weights, figure_intervals, wilson
+from pipelines.evaluation.intervals import Basis, figure_intervals, of_draws, wilson
 from pipelines.evaluation.metrics import METRIC_NAMES, measure, weighted_figures
 
 
@@ -34,23 +34,6 @@ def test_a_weight_is_the_same_as_repeating_the_image(seed: int, images: int, cla
         wanted = measure(probabilities[rows], truth[rows], [1])
         for name in METRIC_NAMES:
             assert found[name][row] == pytest.approx(wanted[name], abs=1e-9, nan_ok=True), name
-
-
-def test_whole_groups_are_drawn() -> None:
-    groups = ["a", "b", "a", "c", "b"]
-    weights = np.concatenate(list(draw_weights(groups, 300, seed=3)))
-    assert weights.shape == (300, 5)
-    assert (weights[:, 0] == weights[:, 2]).all() and (weights[:, 1] == weights[:, 4]).all()
-    assert (weights[:, 0] + weights[:, 1] + weights[:, 3] == 3).all()
-    assert weights[:, 3].mean() == pytest.approx(1, abs=0.15)
-    again = np.concatenate(list(draw_weights(groups, 300, seed=3)))
-    np.testing.assert_array_equal(weights, again)
-
-
-def test_blocks_are_bounded_and_sum_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.evaluation.resampling.CELLS_AT_ONCE", 50)
-    blocks = list(draw_weights(["a", "b", "c", "d"], 30, seed=0))
-    assert [len(block) for block in blocks] == [12, 12, 6]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -94,3 +77,27 @@ def test_wilson_is_that_of_scipy() -> None:
         wanted = binomtest(successes, trials).proportion_ci(method="wilson")
         assert wilson(successes, trials) == pytest.approx((wanted.low, wanted.high))
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_a_share_has_wilsons_interval_at_the_images_that_the_draws_are_worth() -> None:
+    draws = np.random.default_rng(0).binomial(80, 0.9, 4000) / 80
+    low, high = of_draws("sensitivity", draws, 0.9)
+    assert (low, high) == pytest.approx(wilson(72, 80), abs=0.004)
+    few, many = (of_draws("sensitivity", draws, 0.9, Basis(groups)) for groups in (5, 5000))
+    assert few[0] < low and few[1] > high
+    assert many == pytest.approx((low, high), abs=1e-4)
+    assert of_draws("sensitivity", draws, 0.9, Basis(1, (0.2, 1.0))) == (0.2, 1.0)
+
+
+def test_draws_that_agree_leave_the_formula() -> None:
+    agreed = np.array([1.0, 1.0, math.nan])
+    assert of_draws("ppv", agreed, 1.0, Basis(9, (0.7, 1.0))) == (0.7, 1.0)
+    for values in (agreed, np.array([math.nan])):
+        assert all(math.isnan(end) for end in of_draws("mcc", values, 1.0))
+
+
+def test_other_figures_have_the_middle_of_the_draws() -> None:
+    draws = np.append(np.arange(1001) / 1000, math.nan)
+    assert of_draws("log_loss", draws, 0.4) == pytest.approx((0.025, 0.975))
+    assert of_draws("calibration_error", draws, 0.6) == pytest.approx((0.225, 0.975))
+    assert of_draws("calibration_error", draws, 0.4) == pytest.approx((0.0, 0.975))

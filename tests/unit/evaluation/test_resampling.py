@@ -44,6 +44,13 @@ def test_draws_are_those_of_the_bootstrap() -> None:
     assert positives.sum(axis=1).var() == pytest.approx(40 * 0.25 * 0.75, rel=0.1)
 
 
+def test_blocks_are_bounded_and_sum_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.evaluation.resampling.CELLS_AT_ONCE", 50)
+    blocks = [block() for block in draw_counts(form_groups(["a", "b", "c", "d"], [0, 0, 0, 0]), 30, seed=0)]
+    assert [len(block) for block in blocks] == [12, 12, 6]
+    assert (np.concatenate(blocks).sum(axis=1) == 4).all()
+
+
 def test_the_seed_alone_decides_the_draws() -> None:
     names, labels = [str(i // 2) for i in range(60)], [i % 3 for i in range(60)]
     groups = form_groups(names, labels)
