@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics as theirs
 
+from jobs.cli import main
+
 SITES = ("north", "<script>alert(1)</script>")
 
 
@@ -188,17 +190,22 @@ def test_two_models_are_compared(place: Place, tiny_models: Path, nightread: Cal
         ("--results {home}/results --labels {labels} --part val", "--part belongs to REF and DATA"),
     ],
 )
-def test_what_cannot_work_is_one_sentence(place: Place, nightread: Callable, arguments: str, message: str) -> None:
+def test_what_cannot_work_is_one_sentence(
+    place: Place, arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = arguments.format(home=place.home, model=place.model, labels=place.manifest).split()
-    done = nightread("evaluate", *given, "--report", place.home / "x", "--json")
-    assert done.code == 2, done.err
-    assert message in done.answer["error"]["message"] and done.answer["error"]["cure"]
-    assert "Traceback" not in done.err
+    # In this process, because none of these may get as far as Ray.
+    assert main(["evaluate", *given, "--report", str(place.home / "x"), "--json"]) == 2
+    told = capsys.readouterr()
+    error = json.loads(told.out)["error"]
+    assert message in error["message"] and error["cure"]
+    assert "Traceback" not in told.err
     assert not (place.home / "x").exists() or not list((place.home / "x").iterdir())
 
 
-def test_a_report_does_not_lie_in_what_is_only_read(place: Place, nightread: Callable) -> None:
-    arguments = ["--results", place.results, "--labels", place.manifest, "--report", place.results / "report"]
-    done = nightread("evaluate", *arguments)
-    assert done.code == 2 and "only read" in done.err
-    assert "--report is missing" in nightread("evaluate", *arguments[:4]).err
+def test_a_report_does_not_lie_in_what_is_only_read(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", "--results", str(place.results), "--labels", str(place.manifest)]
+    assert main([*arguments, "--report", str(place.results / "report")]) == 2
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert "only read" in told and "--report is missing" in told
