@@ -88,7 +88,7 @@ def render_report(
         error_section(figures, gallery, gallery_absent),
         intensity_section(figures, cases),
         subgroup_section(figures),
-        comparison_section(figures),
+        comparison_section(figures, cases),
         _provenance(evaluated, figures),
     )
     page: str = _environment().get_template(TEMPLATE).render(
@@ -158,7 +158,7 @@ def _provenance(evaluated: Evaluated, figures: Mapping[str, Any]) -> Section:
     for name, value in evaluated.provenance:
         maker.add(name, [Cell(value, plain=True)])
     method = (
-        f"Intervals are 95 %, by bootstrap over {whole(figures['groups'])} groups (images of one patient, copies and "
+        f"Intervals are 95 %, from resamples of {whole(figures['groups'])} groups (images of one patient, copies and "
         "near-duplicates are drawn together) unless another way is named. The calibration error is over bins of equal "
         "mass. Figures without a value are undefined, never 0."
     )

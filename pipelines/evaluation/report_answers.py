@@ -165,7 +165,7 @@ def _what_overall_is(figures: Mapping[str, Any]) -> str:
 
 
 def _each_class(figures: Mapping[str, Any]) -> Part:
-    """A row for each class and two means; then the classification report."""
+    """A row for each class and two means."""
     maker = TableMaker(
         "classes", "Each class against the rest", ["", "n", *(FIGURE_LABELS[name] for name in _CLASS_FIGURES)]
     )
@@ -176,9 +176,7 @@ def _each_class(figures: Mapping[str, Any]) -> Part:
     ]
     for name, n, own in rows:
         maker.add(name, [whole(n), *(own.get(key, {"value": None}) for key in _CLASS_FIGURES)])
-    return Part(
-        "Each class", f"{AT_CLASS}; areas and calibration of the probabilities", (maker.made(), _report_table(figures))
-    )
+    return Part("Each class", f"{AT_CLASS}; areas and calibration of the probabilities", (maker.made(),))
 
 
 def _report_table(figures: Mapping[str, Any]) -> Table:
@@ -198,7 +196,7 @@ def _report_table(figures: Mapping[str, Any]) -> Table:
 
 
 def _confusion(figures: Mapping[str, Any]) -> Part:
-    """The matrix as a chart and as a table."""
+    """The matrix as a chart and as a table, and the classification report."""
     matrix, classes = figures["confusion_matrix"], figures["classes"]
     maker = TableMaker(
         "confusion-counts",
@@ -218,7 +216,7 @@ def _confusion(figures: Mapping[str, Any]) -> Part:
             Drawings((Drawing(confusion_figure(matrix, classes), "Darker: a greater share of the row."),)),
             *blocks,
         )
-    return Part("Confusion matrix", AT_CLASS, blocks, narrow=True)
+    return Part("Confusion matrix and report", AT_CLASS, (*blocks, _report_table(figures)), narrow=True)
 
 
 def _calibration(figures: Mapping[str, Any], cases: Cases) -> Part:
@@ -281,8 +279,8 @@ def _scores(cases: Cases, fitted: Mapping[str, Any] | None) -> Part:
 
 def _cross_check(figures: Mapping[str, Any]) -> Part:
     """The same intervals by formulas that know nothing of the bootstrap."""
-    maker = TableMaker("cross-check", "Intervals by another way", ["", "Bootstrap by group", "Formula", "By"])
-    names = {"wilson": "Wilson, images as independent", "delong": "DeLong, images as independent"}
+    maker = TableMaker("cross-check", "Intervals by another way", ["", "As reported", "Formula", "By"])
+    names = {"wilson": "Wilson", "delong": "DeLong"}
     for name, own in figures["cross_check"].items():
         for way, ends in own.items():
             if isinstance(ends, Sequence) and not isinstance(ends, str) and len(ends) == 2:
@@ -290,7 +288,8 @@ def _cross_check(figures: Mapping[str, Any]) -> Part:
                 formula = interval(*ends) or number(None)
                 maker.add(FIGURE_LABELS[name], [boot, formula, Cell(names.get(way, way), plain=True)])
     words = Words(
-        "Where patients have several images the bootstrap is the one to read; the formulas are a check on it."
+        "The reported intervals come from resamples of patients. The formulas take images as independent: where "
+        "patients have several images, they are only a check."
     )
     return Part(
         "Intervals cross-checked", f"as named: areas {OF_PROBABILITIES}, the others {AT_CLASS}", (maker.made(), words)

@@ -30,6 +30,7 @@ from pipelines.evaluation.report_blocks import (
 from pipelines.evaluation.report_numbers import clause, figure_text, interval, number, p_text, per_cent, sentence, whole
 from pipelines.evaluation.report_training import embedded
 
+_SHORT_HASH = 12
 _NO_WORST = "No group is named as the worst: fewer than two are large enough to be compared."
 _SUBGROUP_FIGURES = ("roc_auc", "sensitivity", "specificity", "accuracy")
 
@@ -217,8 +218,13 @@ def _key(figures: Mapping[str, Any], column: Mapping[str, Any]) -> int:
     return 1 + [one["column"] for one in figures["subgroups"]].index(column["column"])
 
 
-def comparison_section(figures: Mapping[str, Any]) -> Section:
-    """Paired differences with another model on the same images."""
+def comparison_section(figures: Mapping[str, Any], cases: Cases) -> Section:
+    """Paired differences with another model on the same images.
+
+    Args:
+        figures: metrics.json.
+        cases: What was evaluated; its content hashes name images on which the two disagree.
+    """
     title = "Comparison"
     compared = figures.get("comparison")
     basis = f"{AT_CLASS}; areas and losses {OF_PROBABILITIES}"
@@ -230,7 +236,7 @@ def comparison_section(figures: Mapping[str, Any]) -> Section:
     words = Words(
         f"{compared['sentence']} Compared on {whole(compared['n'])} images of {whole(compared['groups'])} groups."
     )
-    parts = (_differences(compared, name), _tests(compared), _disagreement(figures, compared, name))
+    parts = (_differences(compared, name), _tests(compared), _disagreement(figures, compared, name, cases))
     return Section("comparison", f"{title} with {name}", basis, (words,), parts)
 
 
@@ -262,7 +268,7 @@ def _tests(compared: Mapping[str, Any]) -> Part:
     return Part("Paired tests", f"McNemar {AT_CLASS}; DeLong {OF_PROBABILITIES}", (maker.made(),))
 
 
-def _disagreement(figures: Mapping[str, Any], compared: Mapping[str, Any], name: str) -> Part:
+def _disagreement(figures: Mapping[str, Any], compared: Mapping[str, Any], name: str, cases: Cases) -> Part:
     share = per_cent(compared["disagree"] / compared["n"]) if compared["n"] else figure_text({})
     words = Words(f"The two predict another class for {whole(compared['disagree'])} images ({share}).")
     maker = TableMaker(
@@ -272,4 +278,24 @@ def _disagreement(figures: Mapping[str, Any], compared: Mapping[str, Any], name:
     )
     for own, row in zip(figures["classes"], compared["predicted"], strict=True):
         maker.add(own, [whole(count) for count in row])
-    return Part("Where they disagree", AT_CLASS, (words, maker.made()))
+    blocks: list[Block] = [words, maker.made()]
+    if compared.get("worst"):
+        blocks.append(_furthest(compared, name, cases))
+    return Part("Where they disagree", AT_CLASS, tuple(blocks))
+
+
+def _furthest(compared: Mapping[str, Any], name: str, cases: Cases) -> Table:
+    """Single images that the two name otherwise; by content hash where all that was evaluated was compared."""
+    maker = TableMaker(
+        "furthest",
+        "Images on which they are furthest apart, with the probability that each gives to the true class",
+        ["content hash", "true class", "this model", "probability", name, "probability there"],
+    )
+    for place, one in enumerate(compared["worst"], start=1):
+        known = compared["n"] == len(cases)
+        title = cases.contents[one["row"]][:_SHORT_HASH] if known else f"image {place}"
+        words = [Cell(one[key], plain=True) for key in ("label", "this", "other")]
+        maker.add(
+            title, [words[0], words[1], number(one["this_probability"]), words[2], number(one["other_probability"])]
+        )
+    return maker.made()

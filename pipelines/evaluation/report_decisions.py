@@ -126,10 +126,10 @@ def _class_and_decision(cases: Cases, fitted: Mapping[str, Any]) -> str:
     decision = decide(cases.p_positive, fitted)
     otherwise = int(((decision == "positive") & ~called_class).sum() + ((decision == "negative") & called_class).sum())
     low, high = limits(fitted)
-    where = f"from {number(high)} on" if low == high else f"from {number(high)} on and as refer from {number(low)} on"
+    refer = "" if low == high else f", refer from {number(low)} on"
     return (
-        "The class is the most probable one, while the decision counts an image as positive when the probability of "
-        f"the positive classes is {where}, limits that were chosen so that few positives are missed: an image may "
-        f"well be of a negative class and its decision positive. Here that is so, or the reverse, for "
-        f"{whole(otherwise)} of {whole(len(cases))} images."
+        "Class and decision may differ: the class is the most probable one, while the decision goes by the probability "
+        f"of the positive classes (positive from {number(high)} on{refer}), with limits that were chosen to miss few "
+        "positives, so that an image of a negative class may well be decided as positive. Here the one is positive and "
+        f"the other negative for {whole(otherwise)} of {whole(len(cases))} images."
     )

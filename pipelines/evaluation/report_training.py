@@ -141,7 +141,7 @@ def _model(figures: Mapping[str, Any], training: TrainingSection) -> Part:
 
 def _flow(figures: Mapping[str, Any], training: TrainingSection) -> list[Box]:
     """The boxes from data to decision, as far as they are known."""
-    parts = {name: sum(counts.values()) for name, counts in training.counts.items()}
+    parts = {name: sum(counts.values()) for name, counts in _in_order(training.counts).items()}
     point = figures["operating_point"]
     settings, stages = training.settings, training.stages
     layers = settings.get("trainable_layers", 0)
@@ -178,7 +178,7 @@ def _head(settings: Mapping[str, Any], classes: int) -> str:
 def _layer_table(training: TrainingSection) -> Table:
     in_all = sum(layer.parameters for layer in training.layers)
     changed = sum(layer.parameters for layer in training.layers if layer.trainable)
-    caption = f"{whole(len(training.layers))} layers, {whole(in_all)} parameters, {whole(changed)} of them trainable"
+    caption = f"Layers, with {whole(in_all)} parameters, {whole(changed)} of them trainable"
     maker = TableMaker("layers", caption, ["Name", "Type", "Output shape", "Trainable", "Parameters"])
     for layer in training.layers:
         words = [Cell(text, plain=True) for text in (layer.kind, layer.shape, "yes" if layer.trainable else "no")]
@@ -188,7 +188,7 @@ def _layer_table(training: TrainingSection) -> Table:
 
 def _data(training: TrainingSection) -> Part:
     """Classes with counts and per cent, and what the paper says of them."""
-    counts = training.counts
+    counts = _in_order(training.counts)
     names = list(dict.fromkeys(name for part in counts.values() for name in part))
     totals = {name: sum(part.get(name, 0) for part in counts.values()) for name in names}
     images = max(1, sum(totals.values()))
@@ -203,6 +203,12 @@ def _data(training: TrainingSection) -> Part:
         maker.add(name, [*own, whole(totals[name]), per_cent(totals[name] / images), *words])
     drawing = Drawing(distribution_figure(counts), "Images by class, the parts one after the other.")
     return Part("Class distribution", "", (Drawings((drawing, maker.made())),))
+
+
+def _in_order(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Mapping[str, int]]:
+    """The parts as they are used."""
+    known = ("train", "val", "test")
+    return {name: counts[name] for name in (*known, *(name for name in counts if name not in known)) if name in counts}
 
 
 def _samples(training: TrainingSection) -> Part:

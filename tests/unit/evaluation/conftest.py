@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -99,7 +100,7 @@ def draw_cases(n: int = 400, classes: tuple[str, ...] = ("benign", "malignant"),
         classes=classes,
         positive=(len(classes) - 1,),
         uris=tuple(f"/archive/image {number}.png" for number in range(n)),
-        contents=tuple(f"{number:064x}" for number in range(n)),
+        contents=tuple(hashlib.sha256(str(number).encode()).hexdigest() for number in range(n)),
         labels=labels.astype(np.int64),
         probabilities=(raised / raised.sum(axis=1, keepdims=True)).astype(np.float32),
         groups=patients,

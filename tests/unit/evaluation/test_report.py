@@ -129,6 +129,9 @@ def test_comparison_subgroups_and_intensities_are_those_of_the_metrics(drawn: An
     found, figures = tables(read_page, drawn.html), drawn.figures
     for cells, own in zip(found["differences"].values(), figures["comparison"]["figures"].values(), strict=True):
         assert cells[0] == f"{own['this']:.3f}" and same(cells[2], {**own, "value": own["difference"]})
+    for one in figures["comparison"]["worst"]:
+        cells = found["furthest"][drawn.cases.contents[one["row"]][:12]]
+        assert cells[2] == f"{drawn.cases.probabilities[one['row'], drawn.cases.labels[one['row']]]:.3f}"
     for cells, own in zip(found["groups-1"].values(), figures["subgroups"][0]["groups"], strict=True):
         assert cells[0] == str(own["n"]) and same(cells[3], own["figures"]["sensitivity"])
     for cells, own in zip(found["intensity-quartiles"].values(), figures["intensity"]["classes"].values(), strict=True):
@@ -139,7 +142,7 @@ def test_comparison_subgroups_and_intensities_are_those_of_the_metrics(drawn: An
 def test_why_class_and_decision_differ_is_said_with_how_often(drawn: Any, read_page: Read) -> None:
     p, predicted = drawn.cases.p_positive, drawn.cases.predicted == 1
     differ = int((predicted & (p < 0.2)).sum() + (~predicted & (p >= 0.45)).sum())
-    assert f"Here that is so, or the reverse, for {differ} of 400 images." in read_page(drawn.html).words
+    assert f"Here the one is positive and the other negative for {differ} of 400 images." in read_page(drawn.html).words
 
 
 def test_every_heading_with_figures_says_at_what_they_are(drawn: Any, bare: Any, read_page: Read) -> None:
