@@ -217,7 +217,7 @@ def _finish(config: TrainConfig, ready: Prepared, logits: NDArray[np.float32], t
     uris = train_part.images["image_uri"].to_pylist()
     return finish(
         Trained(network.backbone, network.head, recipe.input_size, recipe.pooling, recipe.flip_at_prediction),
-        Validation(validation.images, validation.labels, logits, _patients(ready.labelled, validation)),
+        Validation(validation.images, validation.labels, logits, patients_of(ready.labelled, validation)),
         choose_calibration(uris, train_part.labels.tolist(), contents),
         ready.positive,
         (config.target_sensitivity, config.target_specificity),
@@ -225,7 +225,7 @@ def _finish(config: TrainConfig, ready: Prepared, logits: NDArray[np.float32], t
     )
 
 
-def _patients(labelled: LabelledImages, part: PartImages) -> tuple[str | None, ...] | None:
+def patients_of(labelled: LabelledImages, part: PartImages) -> tuple[str | None, ...] | None:
     """Patient of each image of a part; None where nothing says whose any image is."""
     people = labelled.table["person"].take(pa.array(part.rows)).to_pylist()
     return tuple(people) if any(person is not None for person in people) else None

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.training.dataset import PartImages
 from pipelines.training.finishing import CALIBRATION_IMAGES, choose_calibration
+from pipelines.training.labelled import SCHEMA, LabelledImages
+from pipelines.training.run import patients_of
 
 
 @given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=300), turn=st.integers(0, 1000))
@@ -24,3 +29,16 @@ def test_calibration_images_are_of_all_classes_alike(labels: list[int], turn: in
     turned = [(row + turn) % len(labels) for row in range(len(labels))]
     again = choose_calibration([uris[r] for r in turned], [labels[r] for r in turned], [contents[r] for r in turned])
     assert again == chosen
+
+
+def test_patients_of_a_part_are_those_of_its_rows() -> None:
+    people = ["a", None, "b", "a", None]
+    rows = [{"image_uri": str(n), "image_version": "", "label": "x", "person": p} for n, p in enumerate(people)]
+    labelled = LabelledImages(pa.Table.from_pylist(rows, SCHEMA), ("x",), {})
+
+    def part(*numbers: int) -> PartImages:
+        own = np.array(numbers, np.int64)
+        return PartImages(own, own, ("g",) * len(own), labelled.table)
+
+    assert patients_of(labelled, part(1, 2, 3)) == (None, "b", "a")
+    assert patients_of(labelled, part(1, 4)) is None
