@@ -170,7 +170,8 @@ def summary(answer: EvaluationReport) -> Iterator[str]:
     names = " or ".join(metrics["positive_classes"])
     yield f"  ROC AUC     {_figure(metrics['positive_vs_rest']['roc_auc'])}, {names} against the rest"
     yield from _point_lines(metrics["operating_point"])
-    yield f"  calibration {_figure(metrics['overall']['calibration_error'])}, mean error of a probability"
+    yield f"  calibration slope {_figure(metrics['overall']['calibration_slope'])}, 1 is ideal"
+    yield f"              mean error {_figure(metrics['overall']['calibration_error'])}"
     yield from _left_out_lines(metrics)
     if metrics["comparison"]:
         yield f"  compared    {metrics['comparison'].get('sentence') or metrics['comparison'].get('reason')}"
@@ -193,9 +194,9 @@ def _point_lines(point: Mapping[str, Any]) -> Iterator[str]:
 
 def _left_out_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     data, seen = metrics["data"], metrics["seen_in_training"]
-    counted = {**data["left_out"], "copies": data["copies"], "that could not be read": data["unreadable"]}
-    counted["that the model was made from"] = seen["left_out"]
-    told = [f"{count:,} {reason}" for reason, count in counted.items() if count]
+    counted = {**data["left_out"], "copies": data["copies"], "unreadable": data["unreadable"]}
+    counted["known to the model from its training"] = seen["left_out"]
+    told = [f"{reason}: {count:,}" for reason, count in counted.items() if count]
     if told:
         yield f"  left out    {', '.join(told)}"
     if seen["exact"]:

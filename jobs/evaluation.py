@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,21 @@ from pipelines.storage import paths
 
 AGGREGATES = ("max", "mean")
 FORMAT = 1
+
+_TITLES = {
+    "command": "Command that makes it again",
+    "made_at": "Made at",
+    "source": "Images or predictions",
+    "images_and_labels_sha256": "SHA-256 of image contents and labels",
+    "model_id": "Model id (SHA-256 of its record)",
+    "model_made_at": "Model made at",
+    "model_seed": "Seed of its training",
+    "preprocessing_id": "Preprocessing id",
+    "bootstrap_draws": "Draws of the intervals",
+    "bootstrap_seed": "Seed of the intervals",
+    "versions": "Versions",
+}
+"""What the provenance is called on the page."""
 
 Connect = Callable[[], AbstractContextManager[Any]]
 Tell = Callable[[ScoreProgress], None]
@@ -183,7 +199,7 @@ def draw(config: EvaluateConfig, gathered: Gathered, bundle: Bundle | None, figu
         model=model,
         paragraph=paragraph(gathered, figures),
         concerns=tuple(figures["concerns"]),
-        provenance=tuple((name, _text(value)) for name, value in figures["provenance"].items()),
+        provenance=tuple((_TITLES[name], _text(value)) for name, value in figures["provenance"].items()),
     )
     fitted = gathered.thresholds.get(threshold_unit(gathered.model.precision))
     return render_report(evaluated, figures, gathered.cases, fitted, training, training_absent, gallery, gallery_absent)
@@ -223,11 +239,14 @@ def paragraph(gathered: Gathered, figures: Mapping[str, Any]) -> str:
     names = " or ".join(cases.classes[number] for number in cases.positive)
     patients = figures.get("patients")
     of_patients = f" of {patients:,} patients" if patients else "; patients are not known"
-    left = [f"{count:,} {reason}" for reason, count in gathered.left_out.items()]
-    left += [f"{gathered.copies:,} copies"] if gathered.copies else []
-    left += [f"{len(gathered.unreadable):,} that could not be read"] if gathered.unreadable else []
-    left += [f"{gathered.seen.left_out:,} that the model was made from"] if gathered.seen.left_out else []
-    without = f" Left out: {', '.join(left)}." if left else ""
+    left = {
+        **gathered.left_out,
+        "copies": gathered.copies,
+        "unreadable": len(gathered.unreadable),
+        "known to the model from its training": gathered.seen.left_out,
+    }
+    told = ", ".join(f"{reason}: {count:,}" for reason, count in left.items() if count)
+    without = f" Left out: {told}." if told else ""
     return (
         f"{gathered.model} ({gathered.model.precision}) was evaluated on {gathered.chosen}. These are {len(cases):,} "
         f"images{of_patients}, {positives:,} of them {names} (positive), from {gathered.source}.{without}"
@@ -243,13 +262,18 @@ def provenance(
         f"{content} {cases.classes[label]}"
         for content, label in zip(cases.contents, cases.labels.tolist(), strict=True)
     )
+    made = bundle.provenance if bundle is not None else {}
     return {
-        "command": list(config.who.get("command_line", ())),
-        "model_id": gathered.model.model_id,
-        "preprocessing_id": bundle.preprocessing_id if bundle is not None else None,
+        "command": ["nightread", *list(config.who.get("command_line", ()))[1:]],
+        "made_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "source": gathered.source,
         "images_and_labels_sha256": hashlib.sha256("\n".join(rows).encode()).hexdigest(),
+        "model_id": gathered.model.model_id,
+        "model_made_at": made.get("created_at"),
+        "model_seed": made.get("seed"),
+        "preprocessing_id": bundle.preprocessing_id if bundle is not None else None,
         "bootstrap_draws": draws,
-        "seed": seed,
+        "bootstrap_seed": seed,
         "versions": dict(config.who.get("versions", {})),
     }
 

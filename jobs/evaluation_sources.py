@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -105,6 +106,7 @@ def gather_images(
     """
     bundle = resolve(source.ref)
     other = resolve(source.against) if source.against is not None else None
+    connect = _reaching(report, connect)
     with work_folder(report) as work:
         found = answer_labelled(bundle, source.precision, source.data, by, work, connect, tell, source.selection)
         again = answer_again(other, source.precision, found, work, connect, tell) if other is not None else None
@@ -128,6 +130,23 @@ def gather_images(
     against = _name(other, source.precision)
     seen = _seen_by(other, found)
     return replace(gathered, other=answers, paired=paired, against=against, seen_by_other=seen), bundle
+
+
+def _reaching(report: str, connect: Connect) -> Connect:
+    """What connects and refuses a cluster of several nodes, which do not see this machine's disk."""
+
+    @contextlib.contextmanager
+    def checked() -> Iterator[Any]:
+        with connect() as cluster:
+            if cluster.nodes > 1 and paths.is_local(report):
+                raise UsageError(
+                    f"The cluster has {cluster.nodes} nodes, and {report} lies on this machine, where workers "
+                    "elsewhere do not see it.",
+                    "Give --report a bucket (s3://…), or evaluate with --address local.",
+                )
+            yield cluster
+
+    return checked
 
 
 def _root(data: DataConfig) -> str:
