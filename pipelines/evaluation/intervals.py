@@ -72,10 +72,10 @@ def of_draws(name: str, values: Floats, figure: float, basis: Basis | None = Non
     """The interval that resamples give.
 
     Of a share, Wilson's interval at the effective number of images: at as many independent ones as would give the
-    variance that the draws have. That variance falls short by what few groups cannot know of themselves, so it is
-    taken times n / (n - 1), and Student's t for the normal quantile. Of any other figure, the middle 95 %. Of a
-    calibration error, as far down as those go up, and not below 0: chance makes every calibration error larger, that
-    of a draw once more than the study's, so the draws alone would deny that any model is well calibrated.
+    variance that the draws have; with Student's t for the normal quantile, because few groups know little of their own
+    variance. Of any other figure, the middle 95 %. Of a calibration error, as far down as those go up, and not below
+    0: chance makes every calibration error larger, that of a draw once more than the study's, so the draws alone would
+    deny that any model is well calibrated.
 
     Args:
         name: Of the figure; those of `SHARES` are shares.
@@ -100,10 +100,10 @@ def of_draws(name: str, values: Floats, figure: float, basis: Basis | None = Non
 
 
 def _widening(groups: int) -> float:
-    """What the variance of few groups is taken times."""
+    """What the variance is taken times, so that the normal quantile becomes Student's t."""
     from scipy.special import stdtrit
 
-    return float((stdtrit(groups - 1, 0.975) / _Z) ** 2 * groups / (groups - 1))
+    return float(stdtrit(groups - 1, 0.975) / _Z) ** 2
 
 
 def middle(values: Floats) -> Interval:
