@@ -71,7 +71,6 @@ class Labels:
         patients: Patient of each, None where unknown; None where the file has no such column.
         columns: Further columns by name.
         unlabelled: Rows of the file whose label is still empty.
-        unit: What the file's numbers count: `line` or `row`.
     """
 
     keys: tuple[str, ...]
@@ -79,7 +78,6 @@ class Labels:
     patients: tuple[str | None, ...] | None
     columns: Mapping[str, tuple[str | None, ...]]
     unlabelled: int
-    unit: str
 
 
 def read_labels(config: LabelsConfig, by: Sequence[str] = ()) -> Labels:
@@ -125,7 +123,6 @@ def read_labels(config: LabelsConfig, by: Sequence[str] = ()) -> Labels:
         patients=patients,
         columns={name: tuple(row[name] for row in found.values()) for name in kept},
         unlabelled=unlabelled,
-        unit=rows.unit,
     )
 
 
