@@ -87,7 +87,8 @@ def roc_figure(curves: Sequence[Curve], point: tuple[float, float] | None) -> st
         axes.set_aspect("equal", adjustable="box")
         legend_below(figure, len(curves))
 
-    return draw("roc", "ROC curve", _said(curves, "Area under the curve", point, "false positive rate"), 372, paint)
+    description = _said(curves, "Area under the curve", point, "false positive rate")
+    return draw("roc", "ROC curve", description, _height(curves), paint)
 
 
 def precision_recall_figure(curves: Sequence[Curve], point: tuple[float, float] | None) -> str:
@@ -107,7 +108,7 @@ def precision_recall_figure(curves: Sequence[Curve], point: tuple[float, float] 
         legend_below(figure, len(curves))
 
     description = _said(curves, "Average precision", point, "recall")
-    return draw("precision-recall", "Precision-recall curve", description, 372, paint)
+    return draw("precision-recall", "Precision-recall curve", description, _height(curves), paint)
 
 
 def confusion_figure(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
@@ -246,6 +247,11 @@ def _lines(axes: Axes, curves: Sequence[Curve]) -> None:
             linestyle=style.dashes,
             label=f"{label(curve.name)} {curve.figure}".strip(),
         )
+
+
+def _height(curves: Sequence[Curve]) -> float:
+    """Of a chart of curves: the same room for the lines, however many the legend names."""
+    return 340 + 16 * min(len(curves), MOST_CLASSES)
 
 
 def _mark(axes: Axes, point: tuple[float, float] | None) -> None:

@@ -88,9 +88,10 @@ def line_style(number: int) -> LineStyle:
 
 
 def label(text: str, longest: int = LONGEST_LABEL) -> str:
-    """A name that a chart can show: on one line, without what no XML may hold, and cut where it is too long."""
+    """A name that a chart can show: on one line, without what no XML may hold, and shorter within if it is too long."""
     seen = "".join(" " if unicodedata.category(one).startswith(("C", "Z")) else one for one in text)
-    return seen if len(seen) <= longest else seen[: longest - 1].rstrip() + "…"
+    tail = longest // 3  # long names of classes often differ at their end
+    return seen if len(seen) <= longest else f"{seen[: longest - tail - 1].rstrip()}…{seen[-tail:].lstrip()}"
 
 
 def draw(key: str, title: str, description: str, height: float, paint: Callable[[Figure], None]) -> str:

@@ -161,7 +161,11 @@ def _what_overall_is(figures: Mapping[str, Any]) -> str:
     classes, positive = figures["classes"], figures["positive_classes"]
     if len(classes) == 2:
         return f"With two classes these are the figures of {positive[0]} against the other."
-    return f"With {len(classes)} classes these are unweighted means of each class against the rest."
+    return (
+        f"With {len(classes)} classes areas, sensitivity, specificity, PPV, NPV and F1 are unweighted means of each "
+        "class against the rest, and calibration is that of the named class; figures of patients are those of the "
+        "positive classes."
+    )
 
 
 def _each_class(figures: Mapping[str, Any]) -> Part:
@@ -206,9 +210,7 @@ def _confusion(figures: Mapping[str, Any]) -> Part:
     for name, row in zip(classes, matrix, strict=True):
         everyone = sum(row)
         shares = [count / everyone if everyone else 0.0 for count in row]
-        cells = [
-            Cell(f"{whole(count)} ({per_cent(share)})", shade=share) for count, share in zip(row, shares, strict=True)
-        ]
+        cells = [Cell(whole(count), per_cent(share), shade=share) for count, share in zip(row, shares, strict=True)]
         maker.add(name, [*cells, whole(everyone)])
     blocks: tuple[Block, ...] = (maker.made(),)
     if len(classes) <= MOST_CLASSES:

@@ -45,7 +45,7 @@ class Cell:
 
     Attributes:
         text: What it says.
-        interval: Of the figure that it says, without brackets; "" for none.
+        interval: Of the figure that it says, or the count's per cent, without brackets; "" for none.
         mark: Letter of the note under the table that explains it; "" for none.
         plain: Whether it is words, which stand at the left; numbers stand at the right.
         shade: 0–1, how dark it is; None for no colour.

@@ -57,8 +57,8 @@ def error_section(figures: Mapping[str, Any], gallery: Gallery | None, absent: s
     elif gallery.wrong or gallery.right:
         blocks.append(
             Words(
-                "The second picture of each is the same one with Grad-CAM: warm where the image spoke most for the "
-                "predicted class. It shows where a network looked, not why, and is no finding."
+                "The second picture of each is the same one with Grad-CAM: brightest where the image spoke most for "
+                "the predicted class. It shows where a network looked, not why, and is no finding."
             )
         )
     wrong_ones = _shown("Misclassified images, the most confident first", gallery.wrong, "No image was misclassified.")

@@ -195,7 +195,8 @@ def test_lines_differ_without_colour() -> None:
 
 
 def test_labels_are_cut_and_cleaned() -> None:
-    assert label("a" * 30) == "a" * 23 + "…"
+    assert label("adenocarcinoma of the lung, grade 3") == "adenocarcinoma…grade 3"
+    assert len(label("a" * 30)) == 24 and label("a" * 24) == "a" * 24
     assert label("two\nlines\x00") == "two lines "
     assert label("\ud800") == " "
 
