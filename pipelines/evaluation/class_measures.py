@@ -11,6 +11,7 @@ from pipelines.evaluation.figures import Wording
 from pipelines.evaluation.intervals import Basis, of_binary, of_ranking, of_share
 from pipelines.evaluation.metrics import (
     METRIC_NAMES,
+    OF_ALL_CLASSES,
     against_rest,
     of_all_classes,
     share,
@@ -22,16 +23,7 @@ from pipelines.evaluation.recalibration import fit_recalibration, logits, newton
 from pipelines.evaluation.resampling import Counts, Floats, Groups, Key
 from pipelines.evaluation.tallies import Bools, GroupSums, Sample
 
-CLASS_FIGURES = (
-    "roc_auc",
-    "average_precision",
-    "sensitivity",
-    "specificity",
-    "ppv",
-    "npv",
-    "f1",
-    "calibration_error",
-)
+CLASS_FIGURES = (*(name for name in METRIC_NAMES if name not in OF_ALL_CLASSES), "calibration_error")
 """What is told of each class against the rest, and as their mean."""
 
 RANKED = ("roc_auc", "average_precision")
@@ -146,12 +138,11 @@ class ClassMeasures:
         for one in range(len(classes)):
             if self._lacks(one, name) and (section != "weighted" or (self._sample.labels == one).any()):
                 return self._why([one], name)
-        raise ValueError(f"{key} is defined")
+        return f"the {self._sample.noun}s do not define it"
 
     def _lacks(self, one: int, name: str) -> bool:
         true, called = self._sample.labels == one, self._sample.called == one
         without = {
-            "roc_auc": not true.any() or true.all(),
             "average_precision": not true.any(),
             "sensitivity": not true.any(),
             "specificity": true.all(),
@@ -159,7 +150,7 @@ class ClassMeasures:
             "npv": called.all(),
             "f1": not true.any() and not called.any(),
         }
-        return bool(without[name])
+        return bool(without.get(name, not true.any() or true.all()))
 
     def _why(self, numbers: Sequence[int], name: str) -> str:
         truth = np.isin(self._sample.labels, numbers)

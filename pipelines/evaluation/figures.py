@@ -88,7 +88,7 @@ class Wording:
         """Why a figure of this side against the rest is not defined, given that it is not.
 
         Args:
-            name: `roc_auc`, `average_precision`, `sensitivity`, `specificity`, `ppv`, `npv` or `f1`.
+            name: `ppv`, `npv`, `f1`, or one that lacks a kind: `roc_auc`, `sensitivity` and so on.
             true: How many are of this side.
             rest: How many are not.
         """
@@ -100,4 +100,4 @@ class Wording:
             return self.everybody_called()
         if name == "f1":
             return f"{self.nobody_there()}, and {self.nobody_called()}"
-        return self.everybody_there() if name == "specificity" or (name == "roc_auc" and true) else self.nobody_there()
+        return self.everybody_there() if true else self.nobody_there()

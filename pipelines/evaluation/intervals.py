@@ -22,7 +22,20 @@ _ROUNDING = 1e-12
 
 Interval = tuple[float, float]
 NO_INTERVAL: Interval = (math.nan, math.nan)
-SHARES = frozenset(METRIC_NAMES) - {"mcc", "brier", "log_loss"} | {"referred"}
+SHARES = frozenset(
+    {
+        "roc_auc",
+        "average_precision",
+        "sensitivity",
+        "specificity",
+        "ppv",
+        "npv",
+        "accuracy",
+        "balanced_accuracy",
+        "f1",
+        "referred",
+    }
+)
 """Figures between 0 and 1 that near the ends vary as a share does: as θ (1 - θ)."""
 
 

@@ -34,6 +34,8 @@ METRIC_NAMES = (
     "brier",
     "log_loss",
 )
+OF_ALL_CLASSES = ("accuracy", "balanced_accuracy", "mcc", "brier", "log_loss")
+"""Those that are of all classes together; the others are of one class against the rest, or their mean."""
 LOWER_IS_BETTER = frozenset({"brier", "log_loss"})
 
 LEAST_PROBABILITY = float(np.finfo(np.float64).eps)

@@ -54,7 +54,7 @@ def values(section: dict[str, Any]) -> dict[str, float | None]:
     return {name: figure["value"] for name, figure in section.items() if isinstance(figure, dict) and "value" in figure}
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 10_000), classes=st.integers(2, 4))
 def test_classes_and_means_agree_with_scikit_learn(seed: int, classes: int) -> None:
     cases = drawn(seed, 90, classes)
@@ -213,7 +213,7 @@ def test_what_is_not_defined_is_null_and_says_why(section: str, name: str, p: An
     assert figure == {"value": None, "low": None, "high": None, "reason": reason}
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.integers(0, 2), st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.sampled_from([0.0, 0.2, 1.0])),
@@ -280,7 +280,7 @@ def nearly(one: Any, other: Any, scale: float = 1) -> None:
         assert one == (pytest.approx(other, abs=1e-7) if isinstance(other, float) else other)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10_000), classes=st.sampled_from([2, 3]))
 def test_point_figures_know_neither_order_nor_names_nor_copies(seed: int, classes: int) -> None:
     patients = tuple(str(i // 2) for i in range(60))
