@@ -23,6 +23,7 @@ from pipelines.evaluation.report_blocks import (
     AT_CLASS,
     AT_THRESHOLD,
     FIGURE_LABELS,
+    MOST_COLUMNS,
     OF_PROBABILITIES,
     Block,
     Cell,
@@ -218,7 +219,8 @@ def _confusion(figures: Mapping[str, Any]) -> Part:
             Drawings((Drawing(confusion_figure(matrix, classes), "Darker: a greater share of the row."),)),
             *blocks,
         )
-    return Part("Confusion matrix and report", AT_CLASS, (*blocks, _report_table(figures)), narrow=True)
+    few = len(classes) <= MOST_COLUMNS - 2  # more columns than half a page of paper holds
+    return Part("Confusion matrix and report", AT_CLASS, (*blocks, _report_table(figures)), narrow=few)
 
 
 def _calibration(figures: Mapping[str, Any], cases: Cases) -> Part:
