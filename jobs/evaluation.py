@@ -13,7 +13,7 @@ from typing import Any
 from jobs.evaluation_sources import CommittedRows, ModelOnImages, gather_images, gather_rows
 from pipelines.errors import UsageError
 from pipelines.evaluation.content import Evaluated, Gallery, TrainingSection
-from pipelines.evaluation.gathered import Gathered, refuse_one_class
+from pipelines.evaluation.gathered import Gathered
 from pipelines.evaluation.writing import check_folder, plain, prediction_table, write_report
 from pipelines.models.bundle import Bundle, threshold_unit
 from pipelines.scoring.report import ScoreProgress
@@ -133,7 +133,6 @@ def evaluate(config: EvaluateConfig, connect: Connect, tell: Tell) -> Evaluation
         gathered, bundle = gather_images(source, config.report, config.by, connect, tell)
     else:
         gathered, bundle = gather_rows(source, tell)
-    refuse_one_class(gathered.cases, gathered.chosen)
     tell(ScoreProgress("measuring"))
     figures = measure(config, gathered, bundle)
     tell(ScoreProgress("drawing"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.errors import UsageError
-from pipelines.evaluation.gathered import Gathered, ModelName
+from pipelines.evaluation.gathered import Gathered, ModelName, refuse_one_class
 from pipelines.evaluation.joining import Joined, join_predictions, pair
 from pipelines.evaluation.labelled_rows import JoinConfig
 from pipelines.evaluation.labels import URI
@@ -109,6 +109,7 @@ def gather_images(
     connect = _reaching(report, connect)
     with work_folder(report) as work:
         found = answer_labelled(bundle, source.precision, source.data, by, work, connect, tell, source.selection)
+        refuse_one_class(found.cases, found.chosen.sentence, found.seen.left_out)
         again = answer_again(other, source.precision, found, work, connect, tell) if other is not None else None
     gathered = Gathered(
         cases=found.cases,
@@ -175,11 +176,13 @@ def gather_rows(source: CommittedRows, tell: Tell) -> tuple[Gathered, Bundle | N
     joined = join_predictions(source.join, bundle)
     parts = _parts(joined, bundle)
     labels = source.join.labels
+    chosen = f"committed predictions, joined to {paths.name(labels.labels)} by {labels.on}"
+    refuse_one_class(joined.cases, chosen, joined.seen.left_out)
     gathered = Gathered(
         cases=joined.cases,
         parts=parts,
         part=parts[0] if len(set(parts)) == 1 else "all",
-        chosen=f"committed predictions, joined to {paths.name(labels.labels)} by {labels.on}",
+        chosen=chosen,
         source=without_secrets([source.join.results])[0],
         root=labels.root or paths.parent(paths.canonical(labels.labels)) if labels.on == URI else None,
         model=joined.model,

@@ -30,7 +30,9 @@ def query(
     results: Annotated[str, typer.Argument(help="The results folder or URI.")],
     sql: Annotated[
         str,
-        typer.Argument(help="One SELECT over rows, predictions, failures, latest, unresolved, referrals, patients or runs."),
+        typer.Argument(
+            help="One SELECT over rows, predictions, failures, latest, unresolved, referrals, patients or runs."
+        ),
     ],
     output: Annotated[str | None, typer.Option(help="Write the whole answer to FILE.csv or FILE.parquet.")] = None,
     json: JsonOption = False,

@@ -117,16 +117,22 @@ class Gathered:
     notes: tuple[str, ...] = ()
 
 
-def refuse_one_class(cases: Cases, what: str) -> None:
+def refuse_one_class(cases: Cases, what: str, made_from: int = 0) -> None:
     """Refuse images from which nothing can be told: none, or all of one class.
 
     Args:
         cases: What is about to be evaluated.
         what: These images in words, such as `the test part`.
+        made_from: How many more were left out because the model was made from them.
 
     Raises:
         UsageError: Naming the one class.
     """
+    if not len(cases) and made_from:
+        raise UsageError(
+            f"No image is left in {what}: the model was made from all {made_from:,} of them.",
+            "Name other data, or say --include-training all the same.",
+        )
     if not len(cases):
         raise UsageError(f"No image is left in {what}.", "Look at what was left out, or name other data.")
     present = sorted({cases.classes[number] for number in cases.labels.tolist()})

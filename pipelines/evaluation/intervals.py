@@ -85,8 +85,8 @@ def of_draws(name: str, values: Floats, figure: float, basis: Basis | None = Non
     """The interval that resamples give.
 
     Of a share, Wilson's interval at the effective number of images: at as many independent ones as would give the
-    variance that the draws have; with Student's t for the normal quantile, because few groups know little of their own
-    variance. Of any other figure, the middle 95 %. Of a calibration error, as far down as those go up, and not below
+    variance that the draws have. That variance is taken times n / (n - 1), n the groups, and Student's t for the normal
+    quantile, because few groups know little of their own variance. Of any other figure, the middle 95 %. Of a calibration error, as far down as those go up, and not below
     0: chance makes every calibration error larger, that of a draw once more than the study's, so the draws alone would
     deny that any model is well calibrated.
 
@@ -113,10 +113,10 @@ def of_draws(name: str, values: Floats, figure: float, basis: Basis | None = Non
 
 
 def _widening(groups: int) -> float:
-    """What the variance is taken times, so that the normal quantile becomes Student's t."""
+    """What the variance of the draws is taken times."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(groups - 1, 0.975) / _Z) ** 2
+    return float((stdtrit(groups - 1, 0.975) / _Z) ** 2 * groups / (groups - 1))
 
 
 def middle(values: Floats) -> Interval:

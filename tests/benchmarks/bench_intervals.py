@@ -1,7 +1,8 @@
 """How often the 95 % intervals hold the truth, and how long 2,000 draws of 100,000 images take.
 
-`python tests/benchmarks/bench_intervals.py [--studies 500] [--draws 1000] [--images 100000]` prints a table of coverage
-and one JSON value, and exits 1 where a figure that it holds to 93–97 % lies outside, or time or memory do.
+`python tests/benchmarks/bench_intervals.py [--studies 2000] [--draws 500] [--images 100000]` prints a table of coverage
+and one JSON value, and exits 1 where a figure that it holds to 93–97 % lies outside, or time or memory do. Of 25 figures
+whose intervals hold the truth in 95 % of all studies, one lies outside over 500 studies by chance; over 2,000 none.
 
 A study draws patients, sick or not, and images of them. An image's score is normal around a mean by its own class, with
 a part of the spread that a patient's images share; probabilities are the true ones of the score. So every true figure
@@ -168,8 +169,8 @@ def time_one(images: int, groups: int) -> dict[str, float]:
 def main() -> None:
     """Print the table, then the times; see the module."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=500)
-    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--studies", type=int, default=2000)
+    parser.add_argument("--draws", type=int, default=500)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--time", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

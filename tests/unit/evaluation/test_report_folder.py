@@ -96,6 +96,8 @@ def test_one_class_tells_nothing() -> None:
         refuse_one_class(cases([1, 1], [0.1, 0.2]), "the test part")
     with pytest.raises(UsageError, match="No image is left"):
         refuse_one_class(cases([], []), "the test part")
+    with pytest.raises(UsageError, match="made from all 7"):
+        refuse_one_class(cases([], []), "all images", 7)
 
 
 def test_what_json_cannot_hold_becomes_null() -> None:
