@@ -85,10 +85,12 @@ def of_draws(name: str, values: Floats, figure: float, basis: Basis | None = Non
     """The interval that resamples give.
 
     Of a share, Wilson's interval at the effective number of images: at as many independent ones as would give the
-    variance that the draws have. That variance is taken times n / (n - 1), n the groups, and Student's t for the normal
-    quantile, because few groups know little of their own variance. Of any other figure, the middle 95 %. Of a calibration error, as far down as those go up, and not below
-    0: chance makes every calibration error larger, that of a draw once more than the study's, so the draws alone would
-    deny that any model is well calibrated.
+    variance that the draws have. That variance is taken times n / (n - 1), n the groups, and Student's t for the
+    normal quantile, because few groups know little of their own variance.
+
+    Of any other figure, the middle 95 %. Of a calibration error, as far down as those go up, and not below 0: chance
+    makes every calibration error larger, that of a draw once more than the study's, so the draws alone would deny that
+    any model is well calibrated.
 
     Args:
         name: Of the figure; those of `SHARES` are shares.

@@ -1,8 +1,9 @@
 """How often the 95 % intervals hold the truth, and how long 2,000 draws of 100,000 images take.
 
 `python tests/benchmarks/bench_intervals.py [--studies 2000] [--draws 500] [--images 100000]` prints a table of coverage
-and one JSON value, and exits 1 where a figure that it holds to 93–97 % lies outside, or time or memory do. Of 25 figures
-whose intervals hold the truth in 95 % of all studies, one lies outside over 500 studies by chance; over 2,000 none.
+and one JSON value, and exits 1 where a figure that it holds to 93–97 % lies outside, or time or memory do. Of its 25
+figures, if each held the truth in 95 % of all studies, one would lie outside over 500 studies by chance; over 2,000
+none does.
 
 A study draws patients, sick or not, and images of them. An image's score is normal around a mean by its own class, with
 a part of the spread that a patient's images share; probabilities are the true ones of the score. So every true figure
