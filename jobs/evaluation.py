@@ -12,6 +12,7 @@ from typing import Any
 
 from jobs.evaluation_sources import CommittedRows, ModelOnImages, gather_images, gather_rows
 from pipelines.errors import UsageError
+from pipelines.evaluation.concerns import DISCLAIMER
 from pipelines.evaluation.content import Evaluated, Gallery, TrainingSection
 from pipelines.evaluation.gathered import Gathered
 from pipelines.evaluation.writing import check_folder, plain, prediction_table, write_report
@@ -197,7 +198,7 @@ def draw(config: EvaluateConfig, gathered: Gathered, bundle: Bundle | None, figu
         title=f"{model} on {_part_text(gathered.part)} of {paths.name(gathered.source)}",
         model=model,
         paragraph=paragraph(gathered, figures),
-        concerns=tuple(figures["concerns"]),
+        concerns=tuple(text for text in figures["concerns"] if text != DISCLAIMER),  # the page says it on top
         provenance=tuple((_TITLES[name], _text(value)) for name, value in figures["provenance"].items()),
     )
     fitted = gathered.thresholds.get(threshold_unit(gathered.model.precision))
@@ -237,7 +238,8 @@ def paragraph(gathered: Gathered, figures: Mapping[str, Any]) -> str:
     positives = int(cases.truth.sum())
     names = " or ".join(cases.classes[number] for number in cases.positive)
     patients = figures.get("patients")
-    of_patients = f" of {patients:,} patients" if patients else "; patients are not known"
+    of_patients = f" of {patients:,} patients" if patients else ""
+    unknown = "" if patients else " Which patient an image is of is not known."
     left = {
         **gathered.left_out,
         "copies": gathered.copies,
@@ -248,7 +250,7 @@ def paragraph(gathered: Gathered, figures: Mapping[str, Any]) -> str:
     without = f" Left out: {told}." if told else ""
     return (
         f"{gathered.model} ({gathered.model.precision}) was evaluated on {gathered.chosen}. These are {len(cases):,} "
-        f"images{of_patients}, {positives:,} of them {names} (positive), from {gathered.source}.{without}"
+        f"images{of_patients}, {positives:,} of them {names} (positive), from {paths.name(gathered.source)}.{unknown}{without}"
     )
 
 
