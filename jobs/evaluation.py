@@ -250,7 +250,8 @@ def paragraph(gathered: Gathered, figures: Mapping[str, Any]) -> str:
     without = f" Left out: {told}." if told else ""
     return (
         f"{gathered.model} ({gathered.model.precision}) was evaluated on {gathered.chosen}. These are {len(cases):,} "
-        f"images{of_patients}, {positives:,} of them {names} (positive), from {paths.name(gathered.source)}.{unknown}{without}"
+        f"images{of_patients}, {positives:,} of them {names} (positive), from {paths.name(gathered.source)}."
+        f"{unknown}{without}"
     )
 
 
