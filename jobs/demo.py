@@ -95,6 +95,8 @@ class Places:
         self.models = os.path.join(folder, "models")
         self.results = os.path.join(folder, "results")
         self.model = os.path.join(self.models, MODEL)
+        self.labels = os.path.join(folder, "labels.csv")
+        self.report = os.path.join(folder, "report")
 
 
 def _train(console: Console, places: Places, connect: Any) -> None:
@@ -162,6 +164,11 @@ def next_commands(places: Places) -> list[tuple[str, str]]:
     return [
         ("the images to look at first", f'{program()} query {results} "{likely}"'),
         ("what failed, and why", score_command.failures_command(places.results)),
+        (
+            "what the model is worth on these images, on one page",
+            f"{program()} evaluate --results {results} --labels {shlex.quote(places.labels)} "
+            f"--bundle {shlex.quote(places.model)} --report {shlex.quote(places.report)}",
+        ),
         (
             "a night of its own: put images into the archive, then",
             f"{program()} score {shlex.quote(places.archive)} --model {shlex.quote(places.model)} --results {results}",
