@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines.evaluation.content import PublishedWork, Sample, TrainingSection
 from pipelines.evaluation.diagrams import Box, architecture_diagram, flow_diagram
+from pipelines.evaluation.metrics import LOWER_IS_BETTER, METRIC_NAMES
 from pipelines.evaluation.plots_data import ForestRow, distribution_figure, history_figure, metric_bar_figure
 from pipelines.evaluation.report_blocks import (
     AT_CLASS,
@@ -33,18 +34,7 @@ from pipelines.evaluation.report_blocks import (
 from pipelines.evaluation.report_numbers import number, per_cent, whole
 
 _DRAWN_HISTORY = ("loss", "accuracy", "precision", "recall")
-_BARS = (
-    "roc_auc",
-    "average_precision",
-    "sensitivity",
-    "specificity",
-    "ppv",
-    "npv",
-    "accuracy",
-    "balanced_accuracy",
-    "f1",
-    "mcc",
-)
+_BARS = tuple(name for name in METRIC_NAMES if name not in LOWER_IS_BETTER)
 _BAR_BASIS = f"{AT_CLASS}; areas of the probabilities"
 _MOST_LAYERS = 12
 """Layers above which the table scrolls in a box of its own."""
