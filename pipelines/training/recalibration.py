@@ -86,7 +86,7 @@ def calibrate(config: CalibrateConfig, connect: Connect, tell: Tell) -> Calibrat
         tell: Called with progress; phases `listing`, `identifying`, `scoring` and `calibrating`.
 
     Raises:
-        UsageError: If the images are unusable for this model, it was tested on some of them, or one kind is missing.
+        UsageError: If the images are unusable for this model, or one kind is missing in what it has not seen.
         ModelRefused: If the model is damaged or answers otherwise than when it was made.
         TryLater: If storage or the cluster fails; the same command goes on from there.
     """
@@ -119,35 +119,33 @@ def _work(models: str, bundle: Bundle, config: CalibrateConfig) -> str:
 
 
 def choose_new(bundle: Bundle, labelled: LabelledCases) -> NewImages:
-    """Leave out what the model was made from: its images, its patients, and pictures that look like one of its own.
+    """Leave out what the model was made from, and what tests it: its images, patients and pictures that look alike.
 
     Args:
         bundle: The model.
         labelled: Its answers; images of its own train and val parts are left out of them already, and counted.
 
     Raises:
-        UsageError: If the model was or will be tested on some of the images, or one kind is missing in the rest.
+        UsageError: If one kind is missing in the rest.
     """
     cases = labelled.cases
     left_out = {"trained or validated the model": labelled.seen.left_out, "are copies of others": labelled.copies}
     name = f"{bundle.name}@{bundle.version}"
     split = read_split(bundle) if SPLIT_FILE in bundle.files else None
     own = [split.part_of.get(content) if split else None for content in cases.contents]
-    for parts, whose in ((own, name), (labelled.parts, "the data")):
-        if tested := sum(part == "test" for part in parts):
-            raise UsageError(
-                f"{tested} of the images stand in the test part of {whose}: once a model is calibrated on them they "
-                "cannot test it.",
-                "Leave them out with --exclude, or name other images.",
-            )
-    rows, groups = np.arange(len(cases)), list(cases.groups)
+    tested = np.array([part == "test" for part in own], bool)
+    left_out[f"stand in the test part of {name}"] = int(tested.sum())
+    told = np.array([part == "test" for part in labelled.parts], bool) & ~tested
+    left_out["stand in the test part of the data"] = int(told.sum())
+    linked, groups = np.zeros(len(cases), bool), list(cases.groups)
     if split is not None and len(cases):
         flat = b"".join(labelled.facts["perceptual_hash"].to_pylist())
         hashes = np.frombuffer(flat, np.uint8).reshape(-1, HASH_BYTES)
         known = inherit(split, cases.contents, hashes, cases.patients or [None] * len(cases))
-        linked = [part is not None or torn for part, torn in zip(known.kept, known.torn, strict=True)]
-        rows, groups = np.flatnonzero(~np.array(linked)), known.groups
-        left_out["share a patient or the picture with an image of the model's own split"] = sum(linked)
+        kept_or_torn = [part is not None or torn for part, torn in zip(known.kept, known.torn, strict=True)]
+        linked, groups = np.array(kept_or_torn, bool) & ~tested & ~told, known.groups
+        left_out["share a patient or the picture with an image of the model's own split"] = int(linked.sum())
+    rows = np.flatnonzero(~(tested | told | linked))
     _refuse_one_kind(cases.take(rows), name, left_out)
     kept = replace(
         labelled,
