@@ -18,7 +18,7 @@ from pipelines.evaluation.answerer import Answerer, find_answerer
 from pipelines.evaluation.cases import Cases
 from pipelines.evaluation.gathered import ModelName, Seen, Unread
 from pipelines.evaluation.labelled_rows import KEY, JoinConfig, Question
-from pipelines.evaluation.labels import Labels, read_labels
+from pipelines.evaluation.labels import CONTENT, URI, Labels, read_labels
 from pipelines.models.bundle import Bundle
 from pipelines.predictions.query import connect
 from pipelines.predictions.runs import RunFolder
@@ -91,7 +91,7 @@ def join_predictions(config: JoinConfig, bundle: Bundle | None = None) -> Joined
         answerer=answerer,
         seen=seen,
         rows_without_label=strangers[0],
-        labels_without_row=lonely[0] - len(unreadable),
+        labels_without_row=lonely[0],
         unlabelled=labels.unlabelled,
         unreadable=unreadable,
         copies=copies,
@@ -189,12 +189,14 @@ def _model_of(rows: pa.Table, bundle: Bundle | None) -> ModelName:
 
 
 def _cases(rows: pa.Table, labels: Labels, answerer: Answerer, config: JoinConfig) -> Cases:
-    """Images, labels and answers; images of one patient share a group."""
+    """Images, labels and answers; images of one patient share a group, and so do those of one label."""
     place = {key: number for number, key in enumerate(labels.keys)}
     at = [place[key] for key in rows[KEY].to_pylist()]
     contents = rows["content_sha256"].to_pylist()
     people = _people(rows, labels, at)
-    groups = [_group(person, content) for person, content in zip(people, contents, strict=True)]
+    # What is joined by a column, such as an examination, has one label for all of its images.
+    shared = [None] * len(at) if config.labels.on in (URI, CONTENT) else rows[KEY].to_pylist()
+    groups = [_group(*names) for names in zip(people, shared, contents, strict=True)]
     columns = [rows[class_column(name)].to_numpy() for name in answerer.classes]
     return Cases(
         classes=answerer.classes,
@@ -210,11 +212,15 @@ def _cases(rows: pa.Table, labels: Labels, answerer: Answerer, config: JoinConfi
     )
 
 
-def _group(person: str | None, content: str) -> str:
+def _group(person: str | None, shared: str | None, content: str) -> str:
     """Name of an image's group, as the model's split names it: the same groups give the same intervals."""
-    if person is None:
-        return f"content-{content}"
-    return f"group-{hashlib.sha256(person.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}"
+    if person is not None:
+        return f"group-{_hashed(person)}"
+    return f"content-{content}" if shared is None else f"label-{_hashed(shared)}"
+
+
+def _hashed(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _numbers(names: Sequence[str], answerer: Answerer, config: JoinConfig) -> Iterator[int]:

@@ -109,6 +109,13 @@ class Question:
             QUALIFY row_number() OVER (PARTITION BY image_uri, frame, model_name
             ORDER BY scored_at DESC, run_id DESC) = 1)"""
         )
+        run = config.run
+        view = "unresolved" if run is None else f"(SELECT * FROM failures WHERE run_id = {_literal(run)})"
+        connection.execute(
+            f"""CREATE TEMP VIEW torn AS SELECT image_uri, error_code, error_message, {_quoted(KEY)}
+            FROM (SELECT *, {self._key_text()} AS {_quoted(KEY)} FROM {view}) ANTI JOIN meant USING (image_uri)
+            WHERE {_quoted(KEY)} IN (SELECT key FROM nightread_keys)"""
+        )
 
     def matched(self, connection: duckdb.DuckDBPyConnection) -> pa.Table:
         """Rows that have a label."""
@@ -123,18 +130,15 @@ class Question:
         )
 
     def without_row(self, connection: duckdb.DuckDBPyConnection) -> tuple[int, tuple[str, ...]]:
-        """How many labels have no row, and the first of them."""
-        return _counted(connection, f"SELECT key AS name FROM nightread_keys ANTI JOIN meant ON {_quoted(KEY)} = key")
+        """How many labels have neither a row nor an image that could not be read, and the first of them."""
+        known = f"SELECT {_quoted(KEY)} FROM meant UNION ALL SELECT {_quoted(KEY)} FROM torn"
+        return _counted(
+            connection, f"SELECT key AS name FROM nightread_keys ANTI JOIN ({known}) ON {_quoted(KEY)} = key"
+        )
 
     def unreadable(self, connection: duckdb.DuckDBPyConnection) -> tuple[Unread, ...]:
         """Labelled images that have no row because they could not be read."""
-        run = self._config.run
-        view = "unresolved" if run is None else f"(SELECT * FROM failures WHERE run_id = {_literal(run)})"
-        found = connection.sql(
-            f"""SELECT image_uri, error_code, error_message FROM {view}
-            WHERE {self._key_text()} IN (SELECT key FROM nightread_keys ANTI JOIN meant ON {_quoted(KEY)} = key)
-            ORDER BY image_uri"""
-        ).fetchall()
+        found = connection.sql("SELECT image_uri, error_code, error_message FROM torn ORDER BY image_uri").fetchall()
         return tuple(Unread(str(uri), str(code), str(message)) for uri, code, message in found)
 
     def no_overlap(self, connection: duckdb.DuckDBPyConnection) -> UsageError:
