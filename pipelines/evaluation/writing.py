@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,8 +23,9 @@ from pipelines.storage import files, paths
 REPORT_FILE = "report.html"
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
-WORK = "work"
-"""What is computed meanwhile; a folder that holds nothing else is what an interrupted evaluation left."""
+WORK = "nightread-work"
+"""What is computed meanwhile. It is deleted, so its name is none that a person's own folder has; a folder that holds
+nothing else is what an interrupted evaluation left."""
 
 
 def check_folder(report: str, overwrite: bool) -> None:
@@ -37,6 +39,9 @@ def check_folder(report: str, overwrite: bool) -> None:
         UsageError: Naming what is there.
         TryLater: If storage does not answer.
     """
+    place = paths.canonical(report)
+    if paths.is_local(place) and os.path.exists(place) and not os.path.isdir(place):
+        raise UsageError(f"--report {report} is a file.", "Name a folder.")
     there = [name for name in files.list_names(report) if name != WORK]
     if there and not overwrite:
         raise UsageError(

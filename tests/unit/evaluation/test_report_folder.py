@@ -13,7 +13,7 @@ import pytest
 from pipelines.errors import TryLater, UsageError
 from pipelines.evaluation.cases import Cases
 from pipelines.evaluation.gathered import refuse_one_class
-from pipelines.evaluation.writing import check_folder, plain, prediction_table, work_folder, write_report
+from pipelines.evaluation.writing import WORK, check_folder, plain, prediction_table, work_folder, write_report
 
 
 def cases(labels: list[int], p_last: list[float], patients: tuple[str | None, ...] | None = None) -> Cases:
@@ -35,7 +35,7 @@ def cases(labels: list[int], p_last: list[float], patients: tuple[str | None, ..
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
     check_folder(str(tmp_path / "new"), False)
-    (tmp_path / "work").mkdir()
+    (tmp_path / WORK).mkdir()
     check_folder(str(tmp_path), False)  # what an interrupted evaluation left
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match=r"there already and holds notes\.txt"):
@@ -49,10 +49,27 @@ def test_what_is_computed_meanwhile_stays_only_where_starting_again_helps(tmp_pa
             Path(place).mkdir(exist_ok=True)
             (Path(place) / "part").write_text("answers")
             raise error
-        assert (tmp_path / "work" / "part").exists() is stays
+        assert (tmp_path / WORK / "part").exists() is stays
     with work_folder(str(tmp_path)) as place:
         assert (Path(place) / "part").read_text() == "answers"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_ones_own_is_never_taken_for_what_an_evaluation_left(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("years")
+    with pytest.raises(UsageError, match="there already and holds work"):
+        check_folder(str(tmp_path), False)
+    check_folder(str(tmp_path), True)
+    with work_folder(str(tmp_path)):
+        pass
+    assert (tmp_path / "work" / "thesis.txt").read_text() == "years"
+
+
+def test_a_file_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("mine")
+    with pytest.raises(UsageError, match="is a file"):
+        check_folder(str(tmp_path / "report"), True)
 
 
 def test_the_three_files(tmp_path: Path) -> None:
