@@ -137,12 +137,19 @@ def _open_parquet(path: str, shown: str, columns: Mapping[str, str]) -> Manifest
 
     def batches() -> Iterator[tuple[pa.Int64Array, pa.RecordBatch]]:
         start = 1
-        for batch in source.iter_batches(BATCH_ROWS):
+        for batch in _read(source, shown):
             chosen = pa.RecordBatch.from_arrays([batch.column(place) for place in places.values()], names=schema.names)
             yield pa.array(range(start, start + batch.num_rows), pa.int64()), chosen.cast(schema)
             start += batch.num_rows
 
     return ManifestRows(schema, "row", batches)
+
+
+def _read(source: pq.ParquetFile, shown: str) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from source.iter_batches(BATCH_ROWS)
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"The manifest {shown!r} is damaged: {str(error).strip()}", "Write it again.") from None
 
 
 def _places(theirs: list[str], columns: Mapping[str, str], shown: str) -> dict[str, int]:

@@ -22,6 +22,7 @@ SUFFIXES = (".csv", ".parquet")
 URI = "uri"
 CONTENT = "content_sha256"
 _DELIMITERS = ",;\t"
+_OTHER_URI = "nightread other uri"
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,10 @@ def _opened(place: str, folder: str, config: LabelsConfig) -> ManifestRows:
         names = _names_in(path)
     except FileNotFoundError:
         raise UsageError(f"There is no file {config.labels}.", "Check the path of --labels.") from None
+    except OSError as error:
+        raise UsageError(
+            f"The labels {config.labels} cannot be read: {error.strerror or error}.", "Name a file that can be read."
+        ) from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise UsageError(f"The labels {config.labels} are no Parquet file.", "Check how it was written.") from None
     if key not in names:
@@ -147,8 +152,11 @@ def _opened(place: str, folder: str, config: LabelsConfig) -> ManifestRows:
             f"Say --on COLUMN, or --columns {config.on}=NAME.",
         )
     if path.lower().endswith(".parquet"):
-        path = _with_text_key(path, key, folder)
+        path = _with_text_key(path, config.labels, key, folder)
     own = {ours: theirs for ours, theirs in config.columns.items() if ours not in (config.on, URI)}
+    # The key takes the name `uri`; a column that has it already, beside an accession number, is called otherwise.
+    other = next((name for name in names if name.lower() == URI and name != key), None)
+    own |= {_OTHER_URI: other} if other is not None else {}
     return open_manifest(path, config.labels, {**own, URI: key})
 
 
@@ -162,12 +170,15 @@ def _names_in(path: str) -> list[str]:
     return [name.strip("\r\n") for name in max(split, key=len)]
 
 
-def _with_text_key(path: str, key: str, folder: str) -> str:
+def _with_text_key(path: str, shown: str, key: str, folder: str) -> str:
     """The same file, or a copy in which the key is text: numbers name images too."""
     field = pq.read_schema(path).field(key)
     if pa.types.is_string(field.type):
         return path
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"The labels {shown} are damaged: {str(error).strip()}", "Write them again.") from None
     column = pa.array([_text(value) for value in table[key].to_pylist()], pa.string())
     copy = os.path.join(folder, "with-text.parquet")
     pq.write_table(table.set_column(table.column_names.index(key), key, column), copy)

@@ -143,6 +143,39 @@ def test_a_labelled_image_that_could_not_be_read_is_named(results: str, tmp_path
     assert found.labels_without_row == 0
 
 
+@pytest.fixture(scope="module")
+def examinations(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two examinations of two images, one of two torn images, and one of an image and a torn one; no patients."""
+    place = str(tmp_path_factory.mktemp("examinations") / "results")
+    torn = {"status": "failed", "error_code": "truncated", "error_message": "Ends early."}
+    rows = [row(number, ANSWERS[number]) for number in range(5)]
+    rows += [{"image_uri": f"/img/torn{number}.png", "accession": 1003 - number // 2, **torn} for number in (0, 1)]
+    rows.append({"image_uri": "/img/torn2.png", "accession": 1002, **torn})
+    night(place, 0, [{**one, "patient_id": None} for one in rows])
+    return place
+
+
+def test_images_that_could_not_be_read_are_counted_apart_from_labels_without_any(
+    examinations: str, tmp_path: Path
+) -> None:
+    rows = ["1000,Benign", "1002,Normal", "1003,Normal", "1077,Normal"]
+    found = joined(examinations, labels(tmp_path, "accession,label", rows, on="accession"))
+    assert [one.image_uri for one in found.unreadable] == [f"/img/torn{number}.png" for number in range(3)]
+    assert (found.labels_without_row, found.examples["labels"]) == (1, ("1077",))
+
+
+def test_images_of_one_label_are_drawn_together(examinations: str, tmp_path: Path) -> None:
+    rows = ["1000,Benign", "1001,Normal", "1002,Normal"]
+    config = labels(tmp_path, "accession,label", rows, on="accession")
+    groups = joined(examinations, config).cases.groups
+    assert groups[0] == groups[1] != groups[2] == groups[3] != groups[4]
+    # A patient of several examinations is one group still, and images that each have a label of their own are none.
+    whose = labels(tmp_path, "accession,label,patient_id", [f"{line},p" for line in rows], on="accession")
+    assert len(set(joined(examinations, whose).cases.groups)) == 1
+    by_uri = labels(tmp_path, "uri,label", ["/img/0.png,Benign", "/img/1.png,Normal"])
+    assert len(set(joined(examinations, by_uri).cases.groups)) == 2
+
+
 def test_by_content_and_by_a_column_of_numbers(results: str, tmp_path: Path) -> None:
     digests = [f"{number:064X},{label}" for number, label in ((0, "Malignant"), (2, "Normal"))]
     by_content = joined(results, labels(tmp_path, "content_sha256,label", digests, on="content_sha256"))
@@ -245,6 +278,32 @@ def test_a_file_with_a_mark_and_semicolons_is_read(tmp_path: Path) -> None:
     found = read_labels(LabelsConfig(str(path), columns={"uri": "url"}), by=("x", "y"))
     assert found.keys == (f"{tmp_path}/a/ü.png",)
     assert (found.labels, found.patients, found.columns) == (("yes",), ("007",), {"x": ("1",)})
+
+
+def test_a_column_uri_is_in_nobodys_way(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("URI,accession,label\nx.png,007,yes\ny.png,008,no\n")
+    found = read_labels(LabelsConfig(str(path), "accession"))
+    assert (found.keys, found.labels) == (("007", "008"), ("yes", "no"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_folder_is_no_table_of_labels(tmp_path: Path, suffix: str) -> None:
+    place = tmp_path / f"labels{suffix}"
+    place.mkdir()
+    with pytest.raises(UsageError, match=r"cannot be read: .*directory"):
+        read_labels(LabelsConfig(str(place)))
+
+
+@pytest.mark.parametrize("keys", [[f"{n}.png" for n in range(2000)], list(range(2000))])
+def test_a_table_that_is_damaged_inside_is_refused(tmp_path: Path, keys: list[Any]) -> None:
+    path = tmp_path / "labels.parquet"
+    pq.write_table(pa.table({"key": keys, "label": ["yes"] * 2000}), path)
+    damaged = bytearray(path.read_bytes())
+    damaged[4:80] = b"\xff" * 76
+    path.write_bytes(damaged)
+    with pytest.raises(UsageError, match="damaged"):
+        read_labels(LabelsConfig(str(path), "key"))
 
 
 @pytest.mark.parametrize(
