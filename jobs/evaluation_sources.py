@@ -161,7 +161,8 @@ def _name(bundle: Bundle, precision: str) -> ModelName:
 def _seen_by(bundle: Bundle, found: LabelledCases) -> int | None:
     """How many of the images another model was made from; None where it does not say."""
     known = bundle.training_hashes()
-    return None if known is None else sum(content in known for content in found.cases.contents)
+    count = sum(content in known for content in found.cases.contents) if known is not None else 0
+    return count if count or bundle.knows_training else None
 
 
 def gather_rows(source: CommittedRows, tell: Tell) -> tuple[Gathered, Bundle | None]:
@@ -197,7 +198,8 @@ def gather_rows(source: CommittedRows, tell: Tell) -> tuple[Gathered, Bundle | N
         return gathered, bundle
     other = join_predictions(replace(source.join, model=source.against))
     paired, answers = pair(joined, other)
-    return replace(gathered, other=answers, paired=paired, against=other.model, seen_by_other=other.seen.exact), bundle
+    seen = other.seen.exact if other.seen.exact or other.seen.known else None
+    return replace(gathered, other=answers, paired=paired, against=other.model, seen_by_other=seen), bundle
 
 
 def _parts(joined: Joined, bundle: Bundle | None) -> tuple[str, ...]:

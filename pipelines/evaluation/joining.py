@@ -172,7 +172,8 @@ def _without_training(
     """Leave out what the model was made from, unless it is asked for."""
     known = bundle.training_hashes() if bundle is not None else None
     if known is not None:
-        own = pa.array([content in known for content in rows["content_sha256"].to_pylist()], pa.bool_())
+        strange = False if bundle is not None and bundle.knows_training else None
+        own = pa.array([content in known or strange for content in rows["content_sha256"].to_pylist()], pa.bool_())
         rows = rows.set_column(rows.column_names.index("in_training_set"), "in_training_set", own)
     told = rows["in_training_set"]
     inside = pc.fill_null(told, False)

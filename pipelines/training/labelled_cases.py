@@ -195,7 +195,7 @@ def _chosen_rows(
         parts = parts_by_content(uris, split, reader, lambda done: tell(ScoreProgress("identifying", done, len(uris))))
         if selection.part is None and EXTERNAL in parts and any(part in split.parts for part in parts):
             parts = without_unreadable(uris, parts, bundle.input_size, reader)
-    chosen = choose_part(parts, selection.part, given, name)
+    chosen = choose_part(parts, selection.part, given, name, bundle.knows_training)
     wanted = [chosen.part == "all" or part in (chosen.part, None) for part in parts]
     return np.flatnonzero(wanted).astype(np.int64), parts, chosen
 
@@ -274,7 +274,7 @@ def _assemble(
         parts=tuple(answered.parts[row] for row in kept.tolist()),
         chosen=chosen,
         seen=Seen(
-            known=split is not None,
+            known=bundle.knows_training,
             exact=int(answered.seen[kept].sum()),
             near_duplicates=int(near.sum()) if split is not None else None,
             left_out=int(left.sum()),

@@ -61,7 +61,7 @@ class Chosen:
     sentence: str
 
 
-def choose_part(parts: Sequence[str | None], asked: str | None, given: bool, model: str) -> Chosen:
+def choose_part(parts: Sequence[str | None], asked: str | None, given: bool, model: str, knows: bool = True) -> Chosen:
     """The part that is evaluated.
 
     Args:
@@ -69,6 +69,7 @@ def choose_part(parts: Sequence[str | None], asked: str | None, given: bool, mod
         asked: One of `PARTS_ASKED`, or None.
         given: Whether the data say the parts; else they are the model's.
         model: What to call the model.
+        knows: Whether the model says what it was made from; an imported one does not.
 
     Raises:
         UsageError: If nothing stands in the part that was asked for, or nothing was asked for and the images are of
@@ -85,7 +86,7 @@ def choose_part(parts: Sequence[str | None], asked: str | None, given: bool, mod
                 f"There is no image of the part {asked!r} ({listing or 'no image can be read'}).",
                 "Say --part with one of these, or --part all.",
             )
-        return Chosen(asked, _sentence(asked, source, model))
+        return Chosen(asked, _sentence(asked, source, model, knows))
     known = [part for part in ("test", *reversed(TRAINED)) if counts[part]]
     if known and counts[EXTERNAL]:
         raise UsageError(
@@ -93,7 +94,7 @@ def choose_part(parts: Sequence[str | None], asked: str | None, given: bool, mod
             "Say --part external for those that it does not know, --part all for both, or one of its own parts.",
         )
     if not known:
-        return Chosen(EXTERNAL, _sentence(EXTERNAL, source, model))
+        return Chosen(EXTERNAL, _sentence(EXTERNAL, source, model, knows))
     part = known[0]
     if part == "train":
         raise UsageError(
@@ -101,10 +102,12 @@ def choose_part(parts: Sequence[str | None], asked: str | None, given: bool, mod
             "Name data with a test part, or say --part train all the same.",
         )
     why = ", for want of a test part" if part == "val" else ""
-    return Chosen(part, _sentence(part, source, model) + why)
+    return Chosen(part, _sentence(part, source, model, knows) + why)
 
 
-def _sentence(part: str, source: str, model: str) -> str:
+def _sentence(part: str, source: str, model: str, knows: bool) -> str:
+    if part == EXTERNAL and not knows:
+        return f"external images, as far as is known: {model} does not say what it was made from"
     if part == EXTERNAL:
         return f"external images, none of which {model} was made from"
     if part == "val":

@@ -121,6 +121,17 @@ def test_parts_come_from_the_model_and_what_it_has_seen_is_counted(
     assert unseen.seen.left_out == 16 and set(unseen.parts) == {"test", "external"}
 
 
+def test_an_imported_model_that_was_calibrated_still_does_not_say_what_made_it(
+    model: Bundle, images: Path, connect: Connect, tmp_path: Path
+) -> None:
+    spec = replace(model.spec, provenance={**model.spec.provenance, "kind": "import"})
+    files = {name: model.read(name) for name in model.files}
+    imported = write_bundle(str(tmp_path / "models"), "theirs", spec, files)
+    found = answer(imported, DataConfig(str(images)), connect, tmp_path / "answers", "external")
+    assert (found.seen.known, found.seen.exact, found.seen.near_duplicates) == (False, 0, 1)
+    assert "as far as is known" in found.chosen.sentence
+
+
 def test_a_broken_file_does_not_make_the_data_a_mixture(
     model: Bundle, images: Path, connect: Connect, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,20 @@ def test_images_that_trained_the_model_are_left_out_and_counted(results: str, tm
     kept = joined(results, config, include_training=True)
     assert kept.in_training == (False, True)
     assert (kept.seen.exact, kept.seen.left_out) == (1, 0)
+
+
+def test_what_an_imported_model_was_made_from_stays_unknown_once_it_is_calibrated(results: str, tmp_path: Path) -> None:
+    identity = {"model_id": f"{b'moles'.hex():0<64}", "name": "moles", "version": "v2", "thresholds": THRESHOLDS}
+    classes = {"classes": CLASSES, "positive_classes": ("Malignant",)}
+    calibrated_on = frozenset({f"{1:064x}"})
+    bundle: Any = SimpleNamespace(
+        **identity, **classes, training_hashes=lambda: calibrated_on, knows_training=False
+    )  # fmt: skip
+    config = labels(tmp_path, "uri,label,ward", BY_URI, root="/")
+    found = join_predictions(JoinConfig(results, config), bundle)
+    assert (found.seen.known, found.seen.left_out, found.in_training) == (False, 1, (None, None, None))
+    bundle.knows_training = True
+    assert join_predictions(JoinConfig(results, config), bundle).seen.known
 
 
 def test_a_labelled_image_that_could_not_be_read_is_named(results: str, tmp_path: Path) -> None:

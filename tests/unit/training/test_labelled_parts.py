@@ -39,6 +39,9 @@ def test_the_part_that_is_chosen(parts: list[str | None], asked: str | None, cho
 def test_the_choice_is_said_with_its_reason() -> None:
     assert choose_part(["test"], None, True, MODEL).sentence == "the test part, as the data give it"
     said = choose_part(["train", "val"], None, False, MODEL).sentence
+    assert "none of which cells@v2 was made from" in choose_part(["external"], None, False, MODEL).sentence
+    imported = choose_part(["external"], "external", False, MODEL, knows=False).sentence
+    assert "as far as is known" in imported and "none of which" not in imported
     assert "split of cells@v2" in said and "for want of a test part" in said and "flatter" in said
 
 
