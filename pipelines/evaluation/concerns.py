@@ -80,6 +80,7 @@ def validation_counts(bundle: Bundle) -> dict[str, int] | None:
 def _seen(figures: Figures) -> Iterator[str]:
     seen = figures.get("seen_in_training") or {}
     exact, near = seen.get("exact") or 0, seen.get("near_duplicates") or 0
+    patient = seen.get("same_patient") or 0
     if exact:
         yield (
             f"{_count(exact, 'image')} of {whole(figures['n'])} {_were(exact)} used to train or validate the model: "
@@ -89,6 +90,12 @@ def _seen(figures: Figures) -> Iterator[str]:
         yield (
             f"{_count(near, 'image')} of {whole(figures['n'])} {_are(near)} nearly a copy of an image that the model "
             "was trained or validated on: the figures flatter it."
+        )
+    if patient:
+        yield (
+            f"{_count(patient, 'image')} of {whole(figures['n'])} {_are(patient)} of patients of whom the model was "
+            "trained or validated on other images, by their identifiers: the figures flatter it, and say little of new "
+            "patients."
         )
 
 

@@ -62,12 +62,15 @@ class Seen:
         near_duplicates: Evaluated images that show the same picture as one of them, in other bytes; None where nobody
             looked, as for committed predictions.
         left_out: Images of the same bytes that were left out for it.
+        same_patient: Further evaluated images of a patient of whom it knows other images from there, by the identifier;
+            None where nobody looked.
     """
 
     known: bool
     exact: int
     near_duplicates: int | None
     left_out: int
+    same_patient: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in metrics.json."""

@@ -37,7 +37,7 @@ from pipelines.training.labelled_parts import (
     parts_by_content,
     without_unreadable,
 )
-from pipelines.training.split import group_images
+from pipelines.training.split import group_images, hash_person
 
 Connect = Callable[[], AbstractContextManager[Any]]
 Tell = Callable[[ScoreProgress], None]
@@ -278,6 +278,7 @@ def _assemble(
             exact=int(answered.seen[kept].sum()),
             near_duplicates=int(near.sum()) if split is not None else None,
             left_out=int(left.sum()),
+            same_patient=_of_trained_patients(table["person"].to_pylist(), contents, split),
         ),
         near_seen=near,
         unreadable=tuple(
@@ -314,6 +315,20 @@ def _cases(
         mean_intensity=np.asarray(facts["mean_intensity"].to_numpy(zero_copy_only=False), np.float64),
         columns={name: tuple(values[row] for row in rows.tolist()) for name, values in found.columns.items()},
     )
+
+
+def _of_trained_patients(
+    people: Sequence[str | None], contents: Sequence[str], split: Predecessor | None
+) -> int | None:
+    """How many images, without those of the split itself, are of a patient of its training or validation images."""
+    if split is None or all(person is None for person in people):
+        return None
+    parts = [
+        split.parts_of_people.get(hash_person(person), set())
+        for person, content in zip(people, contents, strict=True)
+        if person is not None and content not in split.part_of
+    ]
+    return sum(not own.isdisjoint(TRAINED) for own in parts)
 
 
 def _near_seen(hashes: Hashes, contents: Sequence[str], split: Predecessor | None) -> NDArray[np.bool_]:

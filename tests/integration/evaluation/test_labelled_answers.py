@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.session import shared_session
@@ -25,6 +27,7 @@ from pipelines.training.labelled import DataConfig
 from pipelines.training.labelled_cases import LabelledCases, answer_again, answer_labelled
 from pipelines.training.labelled_parts import Selection
 from pipelines.training.records import split_file
+from pipelines.training.split import hash_person
 
 Connect = Callable[[], AbstractContextManager[Any]]
 PARTS = ("train", "val", "test")
@@ -130,6 +133,24 @@ def test_an_imported_model_that_was_calibrated_still_does_not_say_what_made_it(
     found = answer(imported, DataConfig(str(images)), connect, tmp_path / "answers", "external")
     assert (found.seen.known, found.seen.exact, found.seen.near_duplicates) == (False, 0, 1)
     assert "as far as is known" in found.chosen.sentence
+
+
+def test_new_images_of_a_patient_that_trained_the_model_are_counted(
+    model: Bundle, images: Path, connect: Connect, tmp_path: Path
+) -> None:
+    split = pq.read_table(io.BytesIO(model.read(SPLIT_FILE)))
+    people = [hash_person("1234") if part == "train" else hash_person("77") for part in split["part"].to_pylist()]
+    people = [person if part != "val" else None for person, part in zip(people, split["part"].to_pylist(), strict=True)]
+    split = split.set_column(split.column_names.index("person"), "person", pa.array(people, pa.string()))
+    files = {name: model.read(name) for name in model.files} | {SPLIT_FILE: split_file(split)}
+    known = write_bundle(str(tmp_path / "models"), "cells", model.spec, files)
+    new = {f"benign/b{number:05d}.jpg": who for number, who in ((12, "1234"), (13, "77"), (14, "5"))}
+    new |= {f"malignant/b{number:05d}.jpg": who for number, who in ((27, "1234"), (28, ""), (15, "1234"))}
+    rows = [f"{images / name},{name.split('/')[0]},{who}" for name, who in new.items()]
+    (tmp_path / "new.csv").write_text("\n".join(["uri,label,patient_id", *rows]) + "\n")
+    data = DataConfig(str(tmp_path / "new.csv"), root=str(images))
+    assert answer(known, data, connect, tmp_path / "answers", "external").seen.same_patient == 2
+    assert answer(model, DataConfig(str(images)), connect, tmp_path / "answers", "external").seen.same_patient is None
 
 
 def test_a_broken_file_does_not_make_the_data_a_mixture(

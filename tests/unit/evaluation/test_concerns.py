@@ -98,6 +98,7 @@ STAR = group("south", 0.0004, sensitivity=figure(0.71, 0.6, 0.8))
 
 SPEAKS: list[tuple[Change, list[str]]] = [
     (put(34, "seen_in_training", "exact"), ["34 images of 2,000 were used to train or validate the model"]),
+    (put(3, "seen_in_training", "same_patient"), ["3 images of 2,000 are of patients of whom the model was trained"]),
     (put(1, "seen_in_training", "near_duplicates"), ["1 image of 2,000 is nearly a copy of an image that the model"]),
     (
         put(figure(0.55, 0.49, 0.58), "positive_vs_rest", "roc_auc"),
