@@ -197,6 +197,9 @@ def band_lines(thresholds: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 def _referred(fitted: Mapping[str, Any], what: str) -> str:
     """The band, and how many cases lie within."""
+    lacking = [kind for kind in ("positive", "negative") if not fitted["decided"].get(f"{kind}s", 1)]
+    if not fitted["referred"] and lacking:
+        return f"nobody of {fitted['cases']:,} {what}, of which none is {lacking[0]}: nothing is known of such"
     if not fitted["referred"]:
         return f"nobody of {fitted['cases']:,} {what}: the threshold alone reaches both targets"
     least = "any" if fitted["refer_low"] == 0 else f"from {fitted['refer_low']:.6g}"

@@ -157,6 +157,9 @@ def test_the_summary_says_what_the_papers_programs_print_and_what_comes_next() -
 
 def test_patients_have_a_line_and_a_band_without_cases_refers_nobody() -> None:
     nobody = {**REPORT.thresholds["image"], "refer_low": 0.31, "refer_high": 0.31, "referred": 0}
+    one_kind = {**nobody, "decided": {**nobody["decided"], "positives": 50, "negatives": 0}}
+    said = summary(dataclasses.replace(REPORT, thresholds={"image": one_kind}))
+    assert "nobody of 50 validation images, of which none is negative: nothing is known of such\n" in said
     never = {**REPORT.thresholds["image"], "refer_low": 0.0, "refer_high": 1.00001, "threshold": 0.375, "cases": 24}
     text = summary(dataclasses.replace(REPORT, thresholds={"image": nobody, "patient_max": never, "patient_mean": {}}))
     assert "refer       nobody of 50 validation images: the threshold alone reaches both targets\n" in text
