@@ -39,8 +39,9 @@ VIEWS: Final[dict[str, str]] = {
     "referrals": "SELECT * FROM latest WHERE decision IN ('refer', 'positive') ORDER BY p_positive DESC",
 }
 
-# Only where the table has the column. The limits are those of patients in the run of the patient's newest row; a model
-# that knows none, or whose run an earlier release recorded, decides by the images.
+# Only where the table has the column; an empty cell of a CSV manifest is an empty text, and no patient. The limits are
+# those of patients in the run of the patient's newest row; a model that knows none, or whose run an earlier release
+# recorded, decides by the images.
 PATIENT_COLUMN: Final = "patient_id"
 _PATIENTS: Final = f"""SELECT {PATIENT_COLUMN}, model_name, images, p_positive, CASE
             WHEN high IS NULL THEN worst WHEN p_positive >= high THEN 'positive'
@@ -49,7 +50,7 @@ _PATIENTS: Final = f"""SELECT {PATIENT_COLUMN}, model_name, images, p_positive, 
                 arg_max(run_id, (scored_at, run_id)) AS run_id,
                 CASE max(CASE decision WHEN 'positive' THEN 3 WHEN 'refer' THEN 2 WHEN 'negative' THEN 1 END)
                     WHEN 3 THEN 'positive' WHEN 2 THEN 'refer' WHEN 1 THEN 'negative' END AS worst
-            FROM latest WHERE {PATIENT_COLUMN} IS NOT NULL GROUP BY ALL)
+            FROM latest WHERE trim(CAST({PATIENT_COLUMN} AS VARCHAR)) <> '' GROUP BY ALL)
         LEFT JOIN internal.patient_limits USING (run_id) ORDER BY p_positive DESC"""
 
 _RUNS_SCHEMA: Final = pa.schema(

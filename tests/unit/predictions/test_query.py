@@ -172,6 +172,14 @@ def test_a_patient_whose_images_have_no_decision_has_none(tmp_path: Path) -> Non
     ]
 
 
+def test_images_whose_patient_is_an_empty_cell_are_no_patient(tmp_path: Path) -> None:
+    place = str(tmp_path)
+    commit.ensure_table(place)
+    named = {"/a": "", "/b": " ", "/c": None, "/d": "1"}
+    night(place, 0, SCHEMA, [{"image_uri": uri, "patient_id": own, "p_positive": 0.9} for uri, own in named.items()])
+    assert run_query(place, "SELECT patient_id FROM patients").to_pylist() == [{"patient_id": "1"}]
+
+
 def test_columns_of_rows_that_were_taken_back_stay(tmp_path: Path) -> None:
     from deltalake import DeltaTable
 
