@@ -137,9 +137,13 @@ def _refuse_mixture(rows: pa.Table) -> None:
             f"{name}, id {identity[:12]}, {precision}: {count} rows"
             for (name, identity, precision), count in models.most_common()
         )
+        precisions = len({identity for _, identity, _ in models}) == 1
+        whose = f"one model in {len(models)} precisions" if precisions else f"{len(models)} models"
         raise UsageError(
-            f"The labelled rows were written by {len(models)} models ({listing}): figures of a mixture say nothing.",
-            "Choose one: --model NAME, --model and the beginning of its id, or --run ID.",
+            f"The labelled rows were written by {whose} ({listing}): figures of a mixture say nothing.",
+            "Choose the rows of one run: --run ID."
+            if precisions
+            else "Choose one: --model NAME, --model and the beginning of its id, or --run ID.",
         )
 
 

@@ -266,6 +266,18 @@ def test_models_are_not_mixed_silently(two_models: str, tmp_path: Path) -> None:
     assert "moles, other" in told.value.cure
 
 
+def test_two_precisions_are_not_mixed_and_only_a_run_tells_them_apart(tmp_path: Path) -> None:
+    place = str(tmp_path / "results")
+    night(place, 0, [row(number, ANSWERS[number]) for number in range(2)])
+    told = {"classes": list(CLASSES), "positive_classes": ["Malignant"]}
+    night(place, 1, [{**row(2, ANSWERS[2]), "precision": "int8"}], told=told)
+    config = labels(tmp_path, "uri,label", ["/img/0.png,Malignant", "/img/2.png,Benign"])
+    with pytest.raises(UsageError, match=r"one model in 2 precisions \(") as refused:
+        joined(place, config, model="moles")
+    assert refused.value.cure == "Choose the rows of one run: --run ID."
+    assert joined(place, config, run="run1").model.precision == "int8"
+
+
 def test_two_models_are_paired_by_image(two_models: str, tmp_path: Path) -> None:
     rows = [
         f"/img/{name}.png,{label}"
