@@ -62,7 +62,9 @@ def evaluate(
     include_training: Annotated[
         bool, typer.Option("--include-training", help="Keep images that the model was made from.")
     ] = False,
-    precision: Annotated[str, typer.Option(help="float32 or int8.")] = "float32",
+    precision: Annotated[
+        str | None, typer.Option(help="float32 (unless said) or int8; with --results: only rows of it.")
+    ] = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="Show no image in the report.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report in the folder.")] = False,
     address: AddressOption = "local",
@@ -86,16 +88,16 @@ def evaluate(
     source: ModelOnImages | CommittedRows
     if results is not None or labels is not None:
         others: dict[str, object] = {"REF": ref, "--part": part, "--exclude": exclude, "--group-by": group_by}
-        _refuse(others | {"--precision": precision != "float32"}, "REF and DATA", "--results and --labels")
+        _refuse(others, "REF and DATA", "--results and --labels")
         table = LabelsConfig(_needed(labels, "--labels"), on, renamed, names, root)
-        join = JoinConfig(_needed(results, "--results"), table, run, model, subgroups, include_training)
+        join = JoinConfig(_needed(results, "--results"), table, run, model, precision, subgroups, include_training)
         source = CommittedRows(join, bundle, against)
     else:
         others = {"--run": run, "--model": model, "--bundle": bundle, "--on": on != "uri"}
         _refuse(others, "--results and --labels", "REF and DATA")
         images = DataConfig(_needed(data, "DATA"), renamed, names, root, tuple(exclude or ()), group_by)
         selection = Selection(part, include_training)
-        source = ModelOnImages(_needed(ref, "REF"), images, selection, precision, against)
+        source = ModelOnImages(_needed(ref, "REF"), images, selection, precision or "float32", against)
     config = EvaluateConfig(
         report=_needed(report, "--report"),
         source=source,

@@ -281,7 +281,8 @@ def provenance(
 
 
 def _part_text(part: str) -> str:
-    return {"external": "external images", "all": "all parts"}.get(part, f"the {part} part")
+    said = {"external": "external images", "all": "all parts", "unknown": "committed predictions"}
+    return said.get(part, f"the {part} part")
 
 
 def _text(value: Any) -> str:

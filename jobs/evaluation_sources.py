@@ -14,7 +14,7 @@ from pipelines.evaluation.joining import Joined, join_predictions, pair
 from pipelines.evaluation.labelled_rows import JoinConfig
 from pipelines.evaluation.labels import URI
 from pipelines.evaluation.writing import work_folder
-from pipelines.models.bundle import SPLIT_FILE, Bundle
+from pipelines.models.bundle import SPLIT_FILE, Bundle, check_precision
 from pipelines.models.registry import resolve
 from pipelines.predictions.runs import without_secrets
 from pipelines.scoring.report import ScoreProgress
@@ -22,9 +22,7 @@ from pipelines.storage import paths
 from pipelines.training.inherit import read_split
 from pipelines.training.labelled import DataConfig
 from pipelines.training.labelled_cases import LabelledCases, answer_again, answer_labelled
-from pipelines.training.labelled_parts import EXTERNAL, TRAINED, Selection
-
-PRECISIONS = ("float32", "int8")
+from pipelines.training.labelled_parts import EXTERNAL, TRAINED, UNKNOWN, Selection
 
 _FILES = {
     "suffix": "files that are no images",
@@ -62,8 +60,7 @@ class ModelOnImages:
         Raises:
             UsageError: Naming those that there are.
         """
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"There is no precision {self.precision!r}.", f"Say {' or '.join(PRECISIONS)}.")
+        check_precision(self.precision)
 
 
 @dataclass(frozen=True)
@@ -203,11 +200,11 @@ def gather_rows(source: CommittedRows, tell: Tell) -> tuple[Gathered, Bundle | N
 
 
 def _parts(joined: Joined, bundle: Bundle | None) -> tuple[str, ...]:
-    """Part of each image in the model's split; without the model, all that it was not made from is external."""
+    """Part of each image in the model's split; `unknown` where the model was not named and did not train on it."""
     if bundle is not None and SPLIT_FILE in bundle.files:
         known = read_split(bundle).part_of
         return tuple(known.get(content, EXTERNAL) for content in joined.cases.contents)
-    return tuple(TRAINED[0] if inside else EXTERNAL for inside in joined.in_training)
+    return tuple(TRAINED[0] if inside else UNKNOWN for inside in joined.in_training)
 
 
 def _left_out(joined: Joined) -> dict[str, int]:

@@ -141,7 +141,7 @@ def _refuse_mixture(rows: pa.Table) -> None:
         whose = f"one model in {len(models)} precisions" if precisions else f"{len(models)} models"
         raise UsageError(
             f"The labelled rows were written by {whose} ({listing}): figures of a mixture say nothing.",
-            "Choose the rows of one run: --run ID."
+            "Choose one: --precision float32|int8, or --run ID."
             if precisions
             else "Choose one: --model NAME, --model and the beginning of its id, or --run ID.",
         )

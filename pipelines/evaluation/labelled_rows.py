@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipelines.errors import UsageError
 from pipelines.evaluation.gathered import Unread
 from pipelines.evaluation.labels import URI, Labels, LabelsConfig
+from pipelines.models.bundle import check_precision
 from pipelines.predictions.schema import OUR_COLUMNS
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class JoinConfig:
         labels: The labels.
         run: Only rows of this run; None: the newest of each image.
         model: Only rows of the model of this name, or whose id begins so; None: there must be one model only.
+        precision: Only rows of this precision; None: there must be one only.
         by: Further columns to keep, of the labels or, where these lack them, of the results.
         include_training: Whether images that the model was made from are kept.
     """
@@ -51,6 +53,7 @@ class JoinConfig:
     labels: LabelsConfig
     run: str | None = None
     model: str | None = None
+    precision: str | None = None
     by: tuple[str, ...] = ()
     include_training: bool = False
 
@@ -58,8 +61,10 @@ class JoinConfig:
         """Refuse what contradicts itself.
 
         Raises:
-            UsageError: Naming both options.
+            UsageError: Naming the options.
         """
+        if self.precision is not None:
+            check_precision(self.precision)
         if self.run is not None and self.model is not None:
             raise UsageError("--run and --model both say which rows.", "Say one of them: a run has one model.")
 
@@ -147,9 +152,10 @@ class Question:
         theirs, on = connection.sql(f"SELECT min({_quoted(KEY)}) FROM meant").fetchall()[0][0], config.labels.on
         if theirs is None:
             models = [row[0] for row in connection.sql("SELECT DISTINCT model_name FROM predictions").fetchall()]
-            what = f"of the run {config.run}" if config.run else f"of the model {config.model!r}"
+            asked = {"run": config.run, "model": config.model, "precision": config.precision}
+            what = " and ".join(f"of the {kind} {value!r}" for kind, value in asked.items() if value) or "at all"
             return UsageError(
-                f"The results {config.results} have no scored row {what if config.run or config.model else 'at all'}.",
+                f"The results {config.results} have no scored row {what}.",
                 f"Their models are: {_listed(sorted(models))}.",
             )
         ours = min(self._labels.keys, default=None)
@@ -163,15 +169,16 @@ class Question:
         )
 
     def _filter(self) -> str:
-        config = self._config
+        config, meant = self._config, []
         if config.run is not None:
-            return f"run_id = {_literal(config.run)}"
-        if config.model is None:
-            return "true"
-        named = f"model_name = {_literal(config.model)}"
-        if _ID.fullmatch(config.model):
-            return f"({named} OR starts_with(model_id, {_literal(config.model)}))"
-        return named
+            meant.append(f"run_id = {_literal(config.run)}")
+        if config.precision is not None:
+            meant.append(f"precision = {_literal(config.precision)}")
+        if config.model is not None:
+            named = f"model_name = {_literal(config.model)}"
+            by_id = f" OR starts_with(model_id, {_literal(config.model)})" if _ID.fullmatch(config.model) else ""
+            meant.append(f"({named}{by_id})")
+        return " AND ".join(meant) or "true"
 
     def _key_text(self) -> str:
         text = f"CAST({_quoted(self._config.key)} AS VARCHAR)"

@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,8 +108,11 @@ def draw(key: str, title: str, description: str, height: float, paint: Callable[
     Returns:
         `<svg role="img" …>` with title and description, without anything that must be fetched.
     """
-    with _quiet_matplotlib() as settings, settings:
+    with _quiet_matplotlib() as settings, settings, warnings.catch_warnings():
         from matplotlib.figure import Figure
+
+        # Texts stay texts: a sign that matplotlib's font lacks is drawn by the reader's.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
 
         figure = Figure(figsize=(WIDTH / POINTS_PER_INCH, height / POINTS_PER_INCH), layout="constrained")
         paint(figure)

@@ -40,6 +40,8 @@ REPORT_FOLDER = "report"
 # What is decided on: an image, or a patient by the highest or the mean `p_positive` of the images.
 THRESHOLD_UNITS = ("image", "patient_max", "patient_mean")
 
+PRECISIONS = ("float32", "int8")
+
 MAX_RECORD_BYTES = 8 * 1024**2
 # A flatbuffer cannot be larger; no array file of a classifier should be.
 MAX_FILE_BYTES = 2 * 1024**3
@@ -194,6 +196,16 @@ def threshold_unit(precision: str, unit: str = "image") -> str:
         unit: One of `THRESHOLD_UNITS`.
     """
     return unit if precision == "float32" else f"{unit}_{precision}"
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a precision that no scorer has.
+
+    Raises:
+        UsageError: Naming those that there are.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision!r} is unknown.", f"Use one of {', '.join(PRECISIONS)}.")
 
 
 def load_bundle(uri: str, cache_dir: str | None = None) -> Bundle:

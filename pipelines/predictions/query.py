@@ -40,14 +40,14 @@ VIEWS: Final[dict[str, str]] = {
 }
 
 # Only where the table has the column; an empty cell of a CSV manifest is an empty text, and no patient. The limits are
-# those of patients in the run of the patient's newest row; a model that knows none, or whose run an earlier release
-# recorded, decides by the images.
+# those of patients in the run of the patient's newest row. Where it recorded none, or several versions answered the
+# patient's images, whose probabilities are no like for like, the images decide.
 PATIENT_COLUMN: Final = "patient_id"
 _PATIENTS: Final = f"""SELECT {PATIENT_COLUMN}, model_name, images, p_positive, CASE
-            WHEN high IS NULL THEN worst WHEN p_positive >= high THEN 'positive'
+            WHEN high IS NULL OR models > 1 THEN worst WHEN p_positive >= high THEN 'positive'
             WHEN p_positive >= low THEN 'refer' ELSE 'negative' END AS decision
         FROM (SELECT {PATIENT_COLUMN}, model_name, count(DISTINCT image_uri) AS images, max(p_positive) AS p_positive,
-                arg_max(run_id, (scored_at, run_id)) AS run_id,
+                arg_max(run_id, (scored_at, run_id)) AS run_id, count(DISTINCT (model_id, precision)) AS models,
                 CASE max(CASE decision WHEN 'positive' THEN 3 WHEN 'refer' THEN 2 WHEN 'negative' THEN 1 END)
                     WHEN 3 THEN 'positive' WHEN 2 THEN 'refer' WHEN 1 THEN 'negative' END AS worst
             FROM latest WHERE trim(CAST({PATIENT_COLUMN} AS VARCHAR)) <> '' GROUP BY ALL)

@@ -11,9 +11,9 @@ from fractions import Fraction
 from typing import Any
 
 from pipelines.errors import UsageError
+from pipelines.models.bundle import check_precision
 from pipelines.storage import paths
 
-PRECISIONS = ("float32", "int8")
 LARGEST_SHARD = 4096
 SHARDS_PER_GROUP = 16
 MANIFEST_SUFFIXES = (".csv", ".parquet")
@@ -137,8 +137,7 @@ class ScoreConfig:
         Raises:
             UsageError: Naming the value and the rule.
         """
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"--precision {self.precision!r} is unknown.", f"Use one of {', '.join(PRECISIONS)}.")
+        check_precision(self.precision)
         if not 1 <= self.shard_size <= LARGEST_SHARD:
             raise UsageError(f"--shard-size {self.shard_size} is out of range.", f"Use 1 to {LARGEST_SHARD}.")
         if self.limit is not None and self.limit < 1:

@@ -20,6 +20,8 @@ from pipelines.training.inherit import Predecessor
 PARTS_ASKED = ("test", "val", "train", "external", "all")
 TRAINED = ("train", "val")
 EXTERNAL = "external"
+UNKNOWN = "unknown"
+"""Of committed predictions whose model was not named: whether its split knows an image, nobody says."""
 
 _READERS = 16
 _DECODE_SECONDS = 30.0

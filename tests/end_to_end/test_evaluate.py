@@ -73,7 +73,7 @@ def by_model(place: Place, nightread: Callable) -> tuple[Path, Any]:
 
 def values(metrics: dict[str, Any]) -> dict[str, Any]:
     """What must not depend on the way in."""
-    kept = ("n", "patients", "groups", "overall", "operating_point", "per_patient", "per_class", "subgroups", "part")
+    kept = ("n", "patients", "groups", "overall", "operating_point", "per_patient", "per_class", "subgroups")
     return {key: metrics[key] for key in kept}
 
 

@@ -266,7 +266,7 @@ def test_models_are_not_mixed_silently(two_models: str, tmp_path: Path) -> None:
     assert "moles, other" in told.value.cure
 
 
-def test_two_precisions_are_not_mixed_and_only_a_run_tells_them_apart(tmp_path: Path) -> None:
+def test_two_precisions_are_not_mixed(tmp_path: Path) -> None:
     place = str(tmp_path / "results")
     night(place, 0, [row(number, ANSWERS[number]) for number in range(2)])
     told = {"classes": list(CLASSES), "positive_classes": ["Malignant"]}
@@ -274,8 +274,12 @@ def test_two_precisions_are_not_mixed_and_only_a_run_tells_them_apart(tmp_path: 
     config = labels(tmp_path, "uri,label", ["/img/0.png,Malignant", "/img/2.png,Benign"])
     with pytest.raises(UsageError, match=r"one model in 2 precisions \(") as refused:
         joined(place, config, model="moles")
-    assert refused.value.cure == "Choose the rows of one run: --run ID."
+    assert refused.value.cure == "Choose one: --precision float32|int8, or --run ID."
     assert joined(place, config, run="run1").model.precision == "int8"
+    assert joined(place, config, precision="int8").cases.uris == ("/img/2.png",)
+    assert joined(place, config, precision="float32", model="moles").cases.uris == ("/img/0.png",)
+    with pytest.raises(UsageError, match="'int4' is unknown"):
+        joined(place, config, precision="int4")
 
 
 def test_two_models_are_paired_by_image(two_models: str, tmp_path: Path) -> None:

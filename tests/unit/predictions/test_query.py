@@ -172,6 +172,19 @@ def test_a_patient_whose_images_have_no_decision_has_none(tmp_path: Path) -> Non
     ]
 
 
+def test_the_limits_of_one_version_do_not_decide_on_answers_of_another(tmp_path: Path) -> None:
+    place = str(tmp_path)
+    commit.ensure_table(place)
+    limits = {"patient_max": {"threshold": 0.95, "refer_low": None, "refer_high": None}}
+    for number, (uri, decision) in enumerate((("/a", "positive"), ("/b", "negative"))):
+        known = {"patient_id": "1", "model_id": f"id{number}", "p_positive": 0.9 - number / 2, "decision": decision}
+        night(place, number, SCHEMA, [{"image_uri": uri, **known}, {**known, "image_uri": "/c", "patient_id": "2"}])
+        record = RunRecord(f"run{number}", "f", {}, {}, {}, {}, number + 1, "committed", START)
+        RunFolder(place, record.run_id).write_record(replace(record, model={"thresholds": limits}))
+    answer = run_query(place, "SELECT patient_id, decision FROM patients").to_pylist()
+    assert {row["patient_id"]: row["decision"] for row in answer} == {"1": "positive", "2": "negative"}
+
+
 def test_images_whose_patient_is_an_empty_cell_are_no_patient(tmp_path: Path) -> None:
     place = str(tmp_path)
     commit.ensure_table(place)
