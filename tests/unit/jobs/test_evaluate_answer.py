@@ -113,5 +113,5 @@ def test_what_can_only_fail_later_is_refused_at_once(arguments: dict[str, Any], 
 def test_a_comparison_of_results_needs_two_names() -> None:
     with pytest.raises(UsageError, match="only one is named"):
         CommittedRows(JoinConfig("results", LabelsConfig("labels.csv")), against="other")
-    with pytest.raises(UsageError, match="no precision 'float16'"):
+    with pytest.raises(UsageError, match="'float16' is unknown"):
         ModelOnImages("m", DataConfig("data"), precision="float16")
