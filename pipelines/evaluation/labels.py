@@ -89,7 +89,8 @@ def read_labels(config: LabelsConfig, by: Sequence[str] = ()) -> Labels:
         by: Further columns to keep, those of them that the file has.
 
     Raises:
-        UsageError: If the file is unusable, a column is missing, or one key has two labels.
+        UsageError: If the file is unusable, a column is missing, or one key has two labels, patients or values
+            of a column to keep.
         TryLater: If storage does not answer.
     """
     place = paths.canonical(config.labels)
@@ -102,6 +103,7 @@ def read_labels(config: LabelsConfig, by: Sequence[str] = ()) -> Labels:
                 "Say which one it is: --columns label=NAME.",
             )
         kept = [name for name in by if name in names]
+        said = [name for name in dict.fromkeys(["label", "patient_id", *kept]) if name in names]
         found: dict[str, dict[str, str | None]] = {}
         first: dict[str, int] = {}
         unlabelled = 0
@@ -111,12 +113,8 @@ def read_labels(config: LabelsConfig, by: Sequence[str] = ()) -> Labels:
                 unlabelled += 1
             elif key not in found:
                 found[key], first[key] = row, number
-            elif found[key]["label"] != label:
-                raise UsageError(
-                    f"The labels {config.labels} name one image in {rows.unit}s {first[key]} and {number} with two "
-                    f"labels, {found[key]['label']!r} and {label!r}.",
-                    "Keep the right one.",
-                )
+            else:
+                _refuse_two_values(config, rows.unit, said, (first[key], found[key]), (number, row))
         patients = tuple(row["patient_id"] for row in found.values()) if "patient_id" in names else None
     return Labels(
         keys=tuple(found),
@@ -124,6 +122,25 @@ def read_labels(config: LabelsConfig, by: Sequence[str] = ()) -> Labels:
         patients=patients,
         columns={name: tuple(row[name] for row in found.values()) for name in kept},
         unlabelled=unlabelled,
+    )
+
+
+def _refuse_two_values(
+    config: LabelsConfig,
+    unit: str,
+    columns: Sequence[str],
+    one: tuple[int, Mapping[str, str | None]],
+    other: tuple[int, Mapping[str, str | None]],
+) -> None:
+    """Refuse two rows of one key that differ; values of other columns than the label may name a patient."""
+    differing = next((name for name in columns if one[1][name] != other[1][name]), None)
+    if differing is None:
+        return
+    labels = f"labels, {one[1]['label']!r} and {other[1]['label']!r}"
+    raise UsageError(
+        f"The labels {config.labels} name one image in {unit}s {one[0]} and {other[0]} with two "
+        f"{labels if differing == 'label' else f'values of {differing!r}'}.",
+        "Keep the right one.",
     )
 
 

@@ -221,6 +221,7 @@ def test_a_run_is_taken_as_it_was(results: str, tmp_path: Path) -> None:
     [
         ("uri,label", ["/img/0.png,Malignant", "/img/1.png,Nevus"], {}, "no class 'Nevus', which 1 labels"),
         ("uri,label", ["/img/0.png,Benign", "/img/0.png,Normal"], {}, r"in lines 2 and 3 with two labels, 'Benign'"),
+        ("uri,label,patient_id", ["/img/0.png,Benign,a", "/img/0.png,Benign,b"], {}, "two values of 'patient_id'"),
         ("uri,label", ["/other/0.png,Benign"], {}, r"as '/other/0\.png', and the results as '/img/0\.png'"),
         ("uri,label", ["/img/0.png,"], {}, "hold no label"),
         ("uri,diagnosis", ["/img/0.png,Benign"], {}, "no column 'label'"),
