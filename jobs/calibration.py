@@ -42,22 +42,14 @@ def calibrate_command(
 ) -> None:
     """Make a new version with temperature, thresholds and refer bands fitted to images that it has not seen."""
     from cluster.session import shared_session
-    from jobs.options import parse_pairs
+    from jobs.options import labelled_data
     from pipelines.predictions.runs import who_and_where
     from pipelines.training.config import CalibrateConfig
-    from pipelines.training.labelled import DataConfig
 
     console = Console(json)
     config = CalibrateConfig(
         ref=ref,
-        data=DataConfig(
-            data=data,
-            columns=parse_pairs("--columns", columns),
-            class_names=parse_pairs("--class-names", class_names),
-            root=root,
-            exclude=tuple(exclude or ()),
-            group_by=group_by,
-        ),
+        data=labelled_data(data, columns, class_names, root, exclude, group_by),
         target_sensitivity=target_sensitivity,
         target_specificity=target_specificity,
         who=who_and_where(),

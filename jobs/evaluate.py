@@ -75,27 +75,31 @@ def evaluate(
     from jobs.evaluation import EvaluateConfig
     from jobs.evaluation import evaluate as run_evaluate
     from jobs.evaluation_sources import CommittedRows, ModelOnImages
-    from jobs.options import parse_pairs
+    from jobs.options import labelled_data, parse_names, parse_pairs
     from pipelines.evaluation.labelled_rows import JoinConfig
     from pipelines.evaluation.labels import LabelsConfig
     from pipelines.predictions.runs import who_and_where
-    from pipelines.training.labelled import DataConfig
     from pipelines.training.labelled_parts import Selection
 
     console = Console(json)
-    renamed, names = parse_pairs("--columns", columns), parse_pairs("--class-names", class_names)
-    subgroups = _listed(by)
+    subgroups = parse_names(by)
     source: ModelOnImages | CommittedRows
     if results is not None or labels is not None:
         others: dict[str, object] = {"REF": ref, "--part": part, "--exclude": exclude, "--group-by": group_by}
         _refuse(others, "REF and DATA", "--results and --labels")
-        table = LabelsConfig(_needed(labels, "--labels"), on, renamed, names, root)
+        table = LabelsConfig(
+            _needed(labels, "--labels"),
+            on,
+            parse_pairs("--columns", columns),
+            parse_pairs("--class-names", class_names),
+            root,
+        )
         join = JoinConfig(_needed(results, "--results"), table, run, model, precision, subgroups, include_training)
         source = CommittedRows(join, bundle, against)
     else:
         others = {"--run": run, "--model": model, "--bundle": bundle, "--on": on != "uri"}
         _refuse(others, "--results and --labels", "REF and DATA")
-        images = DataConfig(_needed(data, "DATA"), renamed, names, root, tuple(exclude or ()), group_by)
+        images = labelled_data(_needed(data, "DATA"), columns, class_names, root, exclude, group_by)
         selection = Selection(part, include_training)
         source = ModelOnImages(_needed(ref, "REF"), images, selection, precision or "float32", against)
     config = EvaluateConfig(
@@ -103,7 +107,7 @@ def evaluate(
         source=source,
         by=subgroups,
         aggregate=aggregate,
-        prevalences=tuple(read_share("--prevalence", text) for text in _listed(prevalence)),
+        prevalences=tuple(read_share("--prevalence", text) for text in parse_names(prevalence)),
         pictures=not no_images,
         overwrite=overwrite,
         who=who_and_where(),
@@ -132,10 +136,6 @@ def _refuse(given: Mapping[str, object], home: str, here: str) -> None:
     for name, value in given.items():
         if value:
             raise UsageError(f"{name} belongs to {home}, and here are {here}.", "Leave it out.")
-
-
-def _listed(text: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def read_share(option: str, text: str) -> float:

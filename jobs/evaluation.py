@@ -15,8 +15,9 @@ from pipelines.errors import UsageError
 from pipelines.evaluation.concerns import DISCLAIMER
 from pipelines.evaluation.content import Evaluated, Gallery, TrainingSection
 from pipelines.evaluation.gathered import Gathered
-from pipelines.evaluation.writing import check_folder, plain, prediction_table, write_report
+from pipelines.evaluation.writing import check_folder, prediction_table, write_report
 from pipelines.models.bundle import Bundle, threshold_unit
+from pipelines.models.record import plain
 from pipelines.scoring.report import ScoreProgress
 from pipelines.storage import paths
 

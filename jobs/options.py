@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from pipelines.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipelines.training.labelled import DataConfig
 
 
 def parse_pairs(option: str, text: str | None) -> dict[str, str]:
@@ -26,3 +32,33 @@ def parse_pairs(option: str, text: str | None) -> dict[str, str]:
             raise UsageError(f"{option} names {name!r} twice.", "Name it once.")
         pairs[name] = value
     return pairs
+
+
+def parse_names(text: str | None) -> tuple[str, ...]:
+    """Read `a,b`; empty parts are nothing."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def labelled_data(
+    data: str,
+    columns: str | None,
+    class_names: str | None,
+    root: str | None,
+    exclude: Sequence[str] | None,
+    group_by: str | None,
+) -> DataConfig:
+    """Read the options that say which labelled images; see `DataConfig`.
+
+    Raises:
+        UsageError: If one cannot be read, or does not belong to this kind of data.
+    """
+    from pipelines.training.labelled import DataConfig
+
+    return DataConfig(
+        data=data,
+        columns=parse_pairs("--columns", columns),
+        class_names=parse_pairs("--class-names", class_names),
+        root=root,
+        exclude=tuple(exclude or ()),
+        group_by=group_by,
+    )

@@ -70,11 +70,10 @@ def train(
             recipe_listing.list_recipes(console)
         return
     from cluster.session import shared_session
-    from jobs.options import parse_pairs
+    from jobs.options import labelled_data, parse_names
     from pipelines.errors import UsageError
     from pipelines.predictions.runs import who_and_where
     from pipelines.training.config import TrainConfig
-    from pipelines.training.labelled import DataConfig
     from pipelines.training.recipes import load_recipe
     from pipelines.training.resources import parse_resources
 
@@ -82,20 +81,13 @@ def train(
         raise UsageError("--weights and --from both say where to start.", "Say one of them.")
     data, models, name = _required(DATA=data, **{"--models": models, "--name": name})
     config = TrainConfig(
-        data=DataConfig(
-            data=data,
-            columns=parse_pairs("--columns", columns),
-            class_names=parse_pairs("--class-names", class_names),
-            root=root,
-            exclude=tuple(exclude or ()),
-            group_by=group_by,
-        ),
+        data=labelled_data(data, columns, class_names, root, exclude, group_by),
         models=models,
         name=name,
         recipe=load_recipe(recipe, read_settings(set_ or [])),
         weights="imagenet" if weights is None else weights,
         start=from_,
-        positive=tuple(part.strip() for part in (positive or "").split(",") if part.strip()),
+        positive=parse_names(positive),
         target_sensitivity=target_sensitivity,
         target_specificity=target_specificity,
         new_split=new_split,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, Final
@@ -212,3 +213,11 @@ _CARRIED_AS: Final[dict[pa.DataType, pa.DataType]] = {
     pa.date32(): pa.date32(),
     pa.date64(): pa.date32(),
 }
+
+
+def cell_text(value: object) -> str | None:
+    """A cell as text; empty text and NaN are nothing. Whole numbers stored as floats lose their `.0`."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return text.strip() or None

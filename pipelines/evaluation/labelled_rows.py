@@ -14,6 +14,7 @@ from pipelines.evaluation.gathered import Unread
 from pipelines.evaluation.labels import URI, Labels, LabelsConfig
 from pipelines.models.bundle import check_precision
 from pipelines.predictions.schema import OUR_COLUMNS
+from pipelines.predictions.statements import literal, quoted
 
 if TYPE_CHECKING:
     import duckdb
@@ -109,36 +110,36 @@ class Question:
         connection.register("nightread_keys", pa.table({"key": pa.array(self._labels.keys, pa.string())}))
         # A view takes no parameters; values are quoted as text.
         connection.execute(
-            f"""CREATE TEMP VIEW meant AS SELECT *, {self._key_text()} AS {_quoted(KEY)} FROM (
+            f"""CREATE TEMP VIEW meant AS SELECT *, {self._key_text()} AS {quoted(KEY)} FROM (
             SELECT * FROM predictions WHERE {self._filter()}
             QUALIFY row_number() OVER (PARTITION BY image_uri, frame, model_name
             ORDER BY scored_at DESC, run_id DESC) = 1)"""
         )
         run = config.run
-        view = "unresolved" if run is None else f"(SELECT * FROM failures WHERE run_id = {_literal(run)})"
+        view = "unresolved" if run is None else f"(SELECT * FROM failures WHERE run_id = {literal(run)})"
         connection.execute(
-            f"""CREATE TEMP VIEW torn AS SELECT image_uri, error_code, error_message, {_quoted(KEY)}
-            FROM (SELECT *, {self._key_text()} AS {_quoted(KEY)} FROM {view}) ANTI JOIN meant USING (image_uri)
-            WHERE {_quoted(KEY)} IN (SELECT key FROM nightread_keys)"""
+            f"""CREATE TEMP VIEW torn AS SELECT image_uri, error_code, error_message, {quoted(KEY)}
+            FROM (SELECT *, {self._key_text()} AS {quoted(KEY)} FROM {view}) ANTI JOIN meant USING (image_uri)
+            WHERE {quoted(KEY)} IN (SELECT key FROM nightread_keys)"""
         )
 
     def matched(self, connection: duckdb.DuckDBPyConnection) -> pa.Table:
         """Rows that have a label."""
-        columns = ", ".join(map(_quoted, [*self._columns, KEY]))
-        sql = f"SELECT {columns} FROM meant WHERE {_quoted(KEY)} IN (SELECT key FROM nightread_keys) ORDER BY image_uri"
+        columns = ", ".join(map(quoted, [*self._columns, KEY]))
+        sql = f"SELECT {columns} FROM meant WHERE {quoted(KEY)} IN (SELECT key FROM nightread_keys) ORDER BY image_uri"
         return connection.sql(sql).to_arrow_reader(1 << 16).read_all()
 
     def without_label(self, connection: duckdb.DuckDBPyConnection) -> tuple[int, tuple[str, ...]]:
         """How many rows have no label, and the first of them."""
         return _counted(
-            connection, f"SELECT image_uri AS name FROM meant ANTI JOIN nightread_keys ON {_quoted(KEY)} = key"
+            connection, f"SELECT image_uri AS name FROM meant ANTI JOIN nightread_keys ON {quoted(KEY)} = key"
         )
 
     def without_row(self, connection: duckdb.DuckDBPyConnection) -> tuple[int, tuple[str, ...]]:
         """How many labels have neither a row nor an image that could not be read, and the first of them."""
-        known = f"SELECT {_quoted(KEY)} FROM meant UNION ALL SELECT {_quoted(KEY)} FROM torn"
+        known = f"SELECT {quoted(KEY)} FROM meant UNION ALL SELECT {quoted(KEY)} FROM torn"
         return _counted(
-            connection, f"SELECT key AS name FROM nightread_keys ANTI JOIN ({known}) ON {_quoted(KEY)} = key"
+            connection, f"SELECT key AS name FROM nightread_keys ANTI JOIN ({known}) ON {quoted(KEY)} = key"
         )
 
     def unreadable(self, connection: duckdb.DuckDBPyConnection) -> tuple[Unread, ...]:
@@ -149,7 +150,7 @@ class Question:
     def no_overlap(self, connection: duckdb.DuckDBPyConnection) -> UsageError:
         """Why nothing matched."""
         config = self._config
-        theirs, on = connection.sql(f"SELECT min({_quoted(KEY)}) FROM meant").fetchall()[0][0], config.labels.on
+        theirs, on = connection.sql(f"SELECT min({quoted(KEY)}) FROM meant").fetchall()[0][0], config.labels.on
         if theirs is None:
             models = [row[0] for row in connection.sql("SELECT DISTINCT model_name FROM predictions").fetchall()]
             asked = {"run": config.run, "model": config.model, "precision": config.precision}
@@ -171,17 +172,17 @@ class Question:
     def _filter(self) -> str:
         config, meant = self._config, []
         if config.run is not None:
-            meant.append(f"run_id = {_literal(config.run)}")
+            meant.append(f"run_id = {literal(config.run)}")
         if config.precision is not None:
-            meant.append(f"precision = {_literal(config.precision)}")
+            meant.append(f"precision = {literal(config.precision)}")
         if config.model is not None:
-            named = f"model_name = {_literal(config.model)}"
-            by_id = f" OR starts_with(model_id, {_literal(config.model)})" if _ID.fullmatch(config.model) else ""
+            named = f"model_name = {literal(config.model)}"
+            by_id = f" OR starts_with(model_id, {literal(config.model)})" if _ID.fullmatch(config.model) else ""
             meant.append(f"({named}{by_id})")
         return " AND ".join(meant) or "true"
 
     def _key_text(self) -> str:
-        text = f"CAST({_quoted(self._config.key)} AS VARCHAR)"
+        text = f"CAST({quoted(self._config.key)} AS VARCHAR)"
         return f"lower({text})" if self._config.key == "content_sha256" else text
 
 
@@ -193,11 +194,3 @@ def _counted(connection: duckdb.DuckDBPyConnection, names: str) -> tuple[int, tu
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) or "none"
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import csv
-import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.archive.manifest_rows import ManifestRows, open_manifest
+from pipelines.archive.manifest_rows import ManifestRows, cell_text, open_manifest
 from pipelines.archive.manifest_uris import UriResolver
 from pipelines.errors import UsageError
 from pipelines.storage import files, paths
@@ -196,7 +194,7 @@ def _with_text_key(path: str, shown: str, key: str, folder: str) -> str:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"The labels {shown} are damaged: {str(error).strip()}", "Write them again.") from None
-    column = pa.array([_text(value) for value in table[key].to_pylist()], pa.string())
+    column = pa.array([cell_text(value) for value in table[key].to_pylist()], pa.string())
     copy = os.path.join(folder, "with-text.parquet")
     pq.write_table(table.set_column(table.column_names.index(key), key, column), copy)
     return copy
@@ -207,7 +205,7 @@ def _rows(rows: ManifestRows, place: str, config: LabelsConfig) -> Iterator[tupl
     resolver = UriResolver(config.root, paths.parent(place), rows.unit)
     for numbers, batch in rows.batches():
         for number, row in zip(numbers.to_pylist(), batch.to_pylist(), strict=True):
-            texts = {name: _text(value) for name, value in row.items()}
+            texts = {name: cell_text(value) for name, value in row.items()}
             key = texts[URI]
             if config.on == URI:
                 key = resolver.resolve(row[URI], number)
@@ -216,14 +214,6 @@ def _rows(rows: ManifestRows, place: str, config: LabelsConfig) -> Iterator[tupl
             if key is not None:
                 yield number, key, texts
     resolver.check()
-
-
-def _text(value: Any) -> str | None:
-    """A cell as text; empty text and NaN are nothing. Whole numbers stored as floats lose their `.0`."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-    return text.strip() or None
 
 
 def _named(label: str | None, names: Mapping[str, str]) -> str:

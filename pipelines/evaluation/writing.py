@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from pipelines.errors import Stopped, TryLater, UsageError
 from pipelines.evaluation.cases import Cases
 from pipelines.models.decision import decide
+from pipelines.models.record import plain
 from pipelines.predictions.schema import class_column
 from pipelines.storage import files, paths
 
@@ -124,16 +124,3 @@ def prediction_table(cases: Cases, parts: Sequence[str], fitted: Mapping[str, An
     decisions = [None] * len(cases) if fitted is None else decide(p_positive, fitted).tolist()
     columns["decision"] = pa.array(decisions, pa.string())
     return pa.table(columns).sort_by("image_uri")
-
-
-def plain(value: Any) -> Any:
-    """What JSON can hold: numbers of NumPy become plain ones, what is not finite becomes null."""
-    if isinstance(value, np.generic | np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

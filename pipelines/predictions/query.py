@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipelines.errors import NightreadError, TryLater, UsageError
 from pipelines.predictions.runs import RunRecord, list_runs
 from pipelines.predictions.schema import FILE_COLUMN, PARTITION_COLUMN, column_order
-from pipelines.predictions.statements import check_read_only, first_line
+from pipelines.predictions.statements import check_read_only, first_line, literal, quoted
 from pipelines.predictions.table import live_files, open_table, table_schema
 from pipelines.storage import paths
 
@@ -184,7 +184,7 @@ def _create_views(
     connection.register("nightread_none", schema.empty_table())
     connection.execute("CREATE SCHEMA internal; CREATE TABLE internal.columns AS FROM nightread_none")
     connection.unregister("nightread_none")
-    columns = ", ".join(_quoted(name) for name in order)
+    columns = ", ".join(quoted(name) for name in order)
     # The empty table stands for columns whose rows were all rolled back since.
     source = f"(FROM internal.columns UNION ALL BY NAME {_scan(uris)})" if uris else "internal.columns"
     connection.execute(f"CREATE VIEW rows AS SELECT {columns} FROM {source}")
@@ -200,11 +200,11 @@ def _create_views(
 
 def _scan(names: Sequence[str]) -> str:
     """The files as one relation, `scored_date` taken from the name of each file's folder."""
-    files = ", ".join(_literal(name) for name in names)
-    column = _quoted(FILE_COLUMN)
+    files = ", ".join(literal(name) for name in names)
+    column = quoted(FILE_COLUMN)
     date = f"regexp_extract({column}, '{PARTITION_COLUMN}=([0-9-]+)/', 1)::DATE"
     return f"""SELECT * EXCLUDE ({column}), {date} AS {PARTITION_COLUMN} FROM read_parquet(
-        [{files}], union_by_name = true, hive_partitioning = false, filename = {_literal(FILE_COLUMN)})"""
+        [{files}], union_by_name = true, hive_partitioning = false, filename = {literal(FILE_COLUMN)})"""
 
 
 def _lock(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
@@ -212,7 +212,7 @@ def _lock(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
 
     DuckDB would write to a path that it may read. These are names of a file system that cannot write.
     """
-    allowed = ", ".join(_literal(name) for name in names)
+    allowed = ", ".join(literal(name) for name in names)
     connection.execute(f"SET allowed_paths = [{allowed}]")
     connection.execute("SET enable_progress_bar = false")
     connection.execute("SET enable_external_access = false")
@@ -320,11 +320,3 @@ def _explanation(error: duckdb.Error, results: str) -> NightreadError:
             "If they were being cleaned or moved, ask again; `nightread doctor --results` looks at the storage.",
         )
     return UsageError(first_line(error), f"The views are {_NAMES}; DESCRIBE rows shows the columns.")
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -116,6 +116,16 @@ def _refused(word: str) -> UsageError:
     return UsageError(f"{word.upper()} is not a question: the results are only read.", _CURE)
 
 
+def literal(text: str) -> str:
+    """Text as a statement holds it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quoted(name: str) -> str:
+    """A column's name as a statement holds it, whatever its letters."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a DuckDB error, as one sentence."""
     line = str(error).strip().partition("\n")[0].strip()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import tempfile
 from collections import Counter
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from pipelines.archive.globs import glob_expression
 from pipelines.archive.listing import Listing, ListingFilter, list_archive
 from pipelines.archive.manifest import read_manifest
+from pipelines.archive.manifest_rows import cell_text
 from pipelines.errors import UsageError
 from pipelines.predictions.schema import check_class_columns
 from pipelines.storage import paths
@@ -291,7 +291,7 @@ def _from_manifest(config: DataConfig, folder: str, by: Sequence[str]) -> tuple[
                     f"Its further columns are {', '.join(columns) or 'none'}; say --columns {ours}=NAME.",
                 )
             return [None] * rows.num_rows
-        return [_text(value) for value in rows[theirs].to_pylist()]
+        return [cell_text(value) for value in rows[theirs].to_pylist()]
 
     table = _with_columns(rows, carried("label", True), carried("patient_id"), _parts(carried("split")))
     for name in by:
@@ -309,14 +309,6 @@ def _refuse_empty_labels(table: pa.Table) -> None:
             f"{len(empty)} of {table.num_rows} images have an empty label, {empty[0].as_py()} among them.",
             "Label them, or leave them out with --exclude.",
         )
-
-
-def _text(value: object) -> str | None:
-    """A manifest's value as text; empty text and NaN are no value. Whole numbers stored as floats lose their `.0`."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-    return text.strip() or None
 
 
 def _with_columns(

@@ -16,7 +16,7 @@ from pipelines.evaluation.plots import reliability_diagram
 from pipelines.models import registry
 from pipelines.models.bundle import CARD_FILE, REPORT_FOLDER, SPLIT_FILE, VALIDATION_FILE, Bundle, write_bundle
 from pipelines.models.golden import GOLDEN_FILE, golden_answers, make_golden
-from pipelines.models.record import BundleSpec
+from pipelines.models.record import BundleSpec, plain
 from pipelines.models.runtime import Scorer
 from pipelines.predictions.runs import without_secrets
 from pipelines.storage import files as storage
@@ -97,8 +97,8 @@ def _spec(bundle: Bundle, config: CalibrateConfig, new: NewImages, fitted: Recal
         scorers=scorers,
         scorers_absent=absent,
         temperature=spec.temperature * fitted.factor,
-        thresholds=records.plain(thresholds),
-        provenance=records.plain(_provenance(bundle, config, new, fitted)),
+        thresholds=plain(thresholds),
+        provenance=plain(_provenance(bundle, config, new, fitted)),
     )
 
 

@@ -1,10 +1,9 @@
-"""The tables of a bundle that say what it was trained and validated on, and plain values for its record."""
+"""The tables of a bundle that say what it was trained and validated on."""
 
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -52,15 +51,6 @@ def validation_file(
         "suffix": pa.array(suffixes, pa.string()),
     }
     return _parquet(pa.table(columns))
-
-
-def plain(value: Any) -> Any:
-    """What bundle.json can hold: NaN becomes null, a tuple a list."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parquet(table: pa.Table) -> bytes:

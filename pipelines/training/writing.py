@@ -24,7 +24,7 @@ from pipelines.models.bundle import (
 )
 from pipelines.models.golden import GOLDEN_FILE, golden_answers, make_golden
 from pipelines.models.rebuild import joined
-from pipelines.models.record import BundleSpec, ScorerEntry
+from pipelines.models.record import BundleSpec, ScorerEntry, plain
 from pipelines.models.runtime import Scorer
 from pipelines.predictions.runs import without_secrets
 from pipelines.storage import paths
@@ -118,8 +118,8 @@ def _spec(config: TrainConfig, made: Made) -> BundleSpec:
         },
         head={**asdict(network.head_spec), "dense_units": list(network.head_spec.dense_units)},
         temperature=finished.temperature,
-        thresholds=records.plain(thresholds),
-        provenance=records.plain(_provenance(config, made)),
+        thresholds=plain(thresholds),
+        provenance=plain(_provenance(config, made)),
     )
 
 

@@ -26,13 +26,12 @@ from pipelines.models.cut import count_layers, count_parameters
 from pipelines.models.golden import golden_images
 from pipelines.models.heads import HeadSpec, build_head
 from pipelines.models.rebuild import Rebuilt, joined, rebuild, rebuild_untrained, why_not_rebuilt
-from pipelines.models.record import BundleSpec
+from pipelines.models.record import BundleSpec, plain
 from pipelines.training.for_report import training_section
 from pipelines.training.history import history_csv
 from pipelines.training.layer_table import layer_table, stages
 from pipelines.training.network import Network, build_network
 from pipelines.training.recipes import load_recipe
-from pipelines.training.records import plain
 
 SIZE = 96
 CLASSES = ("Benign", "malignant")

@@ -13,7 +13,8 @@ import pytest
 from pipelines.errors import TryLater, UsageError
 from pipelines.evaluation.cases import Cases
 from pipelines.evaluation.gathered import refuse_one_class
-from pipelines.evaluation.writing import WORK, check_folder, plain, prediction_table, work_folder, write_report
+from pipelines.evaluation.writing import WORK, check_folder, prediction_table, work_folder, write_report
+from pipelines.models.record import plain
 
 
 def cases(labels: list[int], p_last: list[float], patients: tuple[str | None, ...] | None = None) -> Cases:

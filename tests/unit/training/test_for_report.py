@@ -16,7 +16,7 @@ from pipelines.evaluation.metrics import METRIC_NAMES
 from pipelines.evaluation.pictures import encode_jpeg
 from pipelines.images.preprocess import Preprocessing
 from pipelines.models.bundle import SCORER_FILE, SPLIT_FILE, WEIGHTS_FILE, Bundle, write_bundle
-from pipelines.models.record import BundleSpec
+from pipelines.models.record import BundleSpec, plain
 from pipelines.scoring.features import CacheKernel, CacheModel, Variants
 from pipelines.training.batches import plan_epoch
 from pipelines.training.feeding import Feeder, TrainingArrays, augmentation_of
@@ -26,7 +26,7 @@ from pipelines.training.labelled import DataConfig
 from pipelines.training.published import published
 from pipelines.training.recipe_document import papers
 from pipelines.training.recipes import Recipe, load_recipe
-from pipelines.training.records import plain, split_file
+from pipelines.training.records import split_file
 from pipelines.training.sample_pictures import training_samples
 
 SIDE = 48

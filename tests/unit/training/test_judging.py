@@ -8,8 +8,8 @@ import pytest
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from pipelines.evaluation.thresholds import fit_point, sum_positive
+from pipelines.models.record import plain
 from pipelines.training.judging import Judged, judge
-from pipelines.training.records import plain
 
 
 def judged(images: int, classes: int, separation: float, positive: tuple[str, ...] = ("b",), **more: str) -> Judged:
