@@ -42,8 +42,7 @@ class TrainDisplay(ScoreDisplay):
 
     Args:
         console: Where.
-        metric: What the recipe judges validation by: an epoch that is the best so far is marked with `*`, where the
-            history has this figure.
+        metric: What the recipe judges validation by: an epoch that is the best so far is marked with `*`.
     """
 
     def __init__(self, console: Console, metric: str) -> None:
@@ -74,13 +73,13 @@ class TrainDisplay(ScoreDisplay):
 
     def _is_best(self, row: Mapping[str, float]) -> bool:
         """Whether validation is better than after every epoch before."""
-        from pipelines.training.history import HISTORY_FIGURES
+        from pipelines.training.history import VALIDATION_COLUMNS
         from pipelines.training.schedules import is_better
 
-        column = next((f"val_{name}" for name, figure in HISTORY_FIGURES.items() if figure == self._metric), None)
-        if column is None or not is_better(self._metric, row[column], self._best):
+        value = row[VALIDATION_COLUMNS[self._metric]]
+        if not is_better(self._metric, value, self._best):
             return False
-        self._best = row[column]
+        self._best = value
         return True
 
 

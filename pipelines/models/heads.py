@@ -10,6 +10,7 @@ from pipelines.models.backbones import import_keras
 
 POOLINGS = ("avg", "max", "flatten")
 OUTPUTS = ("softmax", "sigmoid")
+STARTS = ("glorot", "zeros")
 ACTIVATIONS = ("relu", "elu", "gelu", "selu", "silu", "tanh", "linear")
 
 
@@ -61,13 +62,14 @@ class HeadSpec:
         return 1 if self.output == "sigmoid" else self.classes
 
 
-def build_head(spec: HeadSpec, input_shape: tuple[int, ...], seed: int = 0) -> Any:
+def build_head(spec: HeadSpec, input_shape: tuple[int, ...], seed: int = 0, start: str = "glorot") -> Any:
     """Build a head.
 
     Args:
         spec: Which.
         input_shape: (h, w, C) of a feature map, or (D,) of features that were pooled already.
         seed: Of the first weights and of dropout.
+        start: The last layer's first weights, one of `STARTS`: drawn, or `zeros`.
 
     Returns:
         A `keras.Model` from float32 [B, *input_shape] to logits [B, units]: pooling, hidden layers, batch
@@ -80,14 +82,15 @@ def build_head(spec: HeadSpec, input_shape: tuple[int, ...], seed: int = 0) -> A
     if spec.batch_norm and not spec.dense_units:
         flow = _batch_norm()(flow)
     for number, units in enumerate(spec.dense_units):
-        start = keras.initializers.GlorotUniform(seed=seed * 1000 + number)
-        flow = keras.layers.Dense(units, activation=spec.activation, kernel_initializer=start)(flow)
+        hidden = keras.initializers.GlorotUniform(seed=seed * 1000 + number)
+        flow = keras.layers.Dense(units, activation=spec.activation, kernel_initializer=hidden)(flow)
         if spec.batch_norm:
             flow = _batch_norm()(flow)
     if spec.dropout:
         flow = keras.layers.Dropout(spec.dropout, seed=seed)(flow)
-    start = keras.initializers.GlorotUniform(seed=seed * 1000 + len(spec.dense_units))
-    logits = keras.layers.Dense(spec.units, kernel_initializer=start, name="logits")(flow)
+    drawn = keras.initializers.GlorotUniform(seed=seed * 1000 + len(spec.dense_units))
+    last = "zeros" if start == "zeros" else drawn
+    logits = keras.layers.Dense(spec.units, kernel_initializer=last, name="logits")(flow)
     return keras.Model(features, logits, name="head")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class TrainingArrays:
         keys: int64 `[N]`.
         validation_inputs: `[M, D]`, mapped from its file.
         validation_labels: int64 `[M]`.
+        resident: What was handed to TensorFlow already, so that the fits of a process share it.
     """
 
     inputs: NDArray[Any]
@@ -60,6 +61,7 @@ class TrainingArrays:
     keys: NDArray[np.int64]
     validation_inputs: NDArray[Any]
     validation_labels: NDArray[np.int64]
+    resident: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -127,11 +129,17 @@ class Feeder:
         self._rank, self._workers, self._threads = rank, workers, threads
         self._augmentation = augmentation_of(job.recipe) if job.fresh else None
         resident = arrays.inputs.nbytes <= RESIDENT_BYTES and self._augmentation is None
-        self._resident = to_memory(arrays.inputs.reshape(-1, arrays.size)) if resident else None
+        self._resident = self._once("training", arrays.inputs.reshape(-1, arrays.size), to_memory) if resident else None
         low, high = worker_rows(len(arrays.validation_labels), rank, workers)
         own = arrays.validation_inputs[low:high]
         self.validation_rows = (low, high)
-        self._validation = to_memory(own) if own.nbytes <= RESIDENT_BYTES else own
+        self._validation = self._once("validation", own, to_memory) if own.nbytes <= RESIDENT_BYTES else own
+
+    def _once(self, name: str, array: NDArray[Any], to_memory: Callable[[NDArray[Any]], Any]) -> Any:
+        """Hand an array to TensorFlow, unless an earlier fit of this process did."""
+        if name not in self._arrays.resident:
+            self._arrays.resident[name] = to_memory(array)
+        return self._arrays.resident[name]
 
     def validation(self) -> Iterator[Any]:
         """This worker's part of the validation inputs, in pieces `[m, D]` that a forward pass takes at once."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.evaluation.calibration import class_logits, probabilities
-from pipelines.evaluation.metrics import measure
+from pipelines.evaluation.metrics import METRIC_NAMES, measure
 
 HISTORY_FIGURES = {
     "loss": "log_loss",
@@ -19,6 +19,10 @@ HISTORY_FIGURES = {
     "roc_auc": "roc_auc",
 }
 """Column of the history (for validation with `val_` before it): the figure that it holds."""
+
+_BY_FIGURE = {figure: column for column, figure in HISTORY_FIGURES.items()}
+VALIDATION_COLUMNS = {name: f"val_{_BY_FIGURE.get(name, name)}" for name in (*_BY_FIGURE, *METRIC_NAMES)}
+"""Every figure of `METRIC_NAMES`: the column of the history that holds it for validation."""
 
 Row = dict[str, float]
 
@@ -43,7 +47,9 @@ class Answers:
 def history_row(
     epoch: int, loss: float, train: dict[str, float], validation: dict[str, float], learning_rate: float, seconds: float
 ) -> Row:
-    """The row of an epoch: `epoch`, the figures of `HISTORY_FIGURES`, `learning_rate`, `seconds`.
+    """The row of an epoch: `epoch`, figures of training and of validation, `learning_rate`, `seconds`.
+
+    Of training those of `HISTORY_FIGURES`, of validation all, in the columns of `VALIDATION_COLUMNS`.
 
     The training figures are those of the steps themselves, as Keras shows them: with dropout, augmentation and the
     weights of each step, the loss with class weights and smoothing. Validation's are those of the epoch's weights,
@@ -58,8 +64,8 @@ def history_row(
         seconds: Of the epoch.
     """
     row: Row = {"epoch": epoch}
-    for prefix, figures in (("", train), ("val_", validation)):
-        row.update({prefix + column: figures[name] for column, name in HISTORY_FIGURES.items()})
+    row |= {column: train[name] for column, name in HISTORY_FIGURES.items()}
+    row |= {column: validation[name] for name, column in VALIDATION_COLUMNS.items()}
     row |= {"loss": loss, "learning_rate": learning_rate, "seconds": seconds}
     return row
 

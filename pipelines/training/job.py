@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+from pipelines.training.history import VALIDATION_COLUMNS
 from pipelines.training.recipes import Recipe
 
 
@@ -87,4 +88,5 @@ class FitJob:
         """A hash of what decides the weights beside the arrays' content; a checkpoint of another key is not used."""
         said = asdict(self)
         del said["arrays"], said["checkpoint"], said["backbone_weights"], said["start"]
+        said["figures"] = list(VALIDATION_COLUMNS)  # the rows of one history have the same columns
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

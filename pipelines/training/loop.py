@@ -61,6 +61,19 @@ def _result(standing: Standing, job: FitJob) -> FitResult:
     return FitResult(standing.history, kept, standing.best_epoch > 0, standing.variables)
 
 
+@dataclass(frozen=True)
+class ReadOff:
+    """What a fit would have left, had it ended after some epoch.
+
+    Attributes:
+        result: The history up to there, and the weights that would be kept.
+        logits: What these answer to validation, float32 `[M, K]` or `[M, 1]`.
+    """
+
+    result: FitResult
+    logits: NDArray[np.float32]
+
+
 def fit_job(job: FitJob, place: Place, tell: Tell) -> FitResult:
     """Train to the end, from the checkpoint where there is one.
 
@@ -75,16 +88,33 @@ def fit_job(job: FitJob, place: Place, tell: Tell) -> FitResult:
         UsageError: If the loss stops being a number, naming the epoch and the batch.
         TryLater: If the disk is full or storage does not answer.
     """
-    standing = checkpoint.load(job.checkpoint, job.key()) or Standing()
-    for row in standing.history if place.leads else ():
-        tell(row)
-    if standing.finished:
-        return _result(standing, job)
+    earlier = finished_fit(job)
+    if earlier is not None:
+        for row in earlier.history if place.leads else ():
+            tell(row)
+        return earlier
     with tempfile.TemporaryDirectory(prefix="nightread-fit-") as folder:
-        arrays = open_arrays(job, folder)
-        with place.strategy.scope():
-            trainee = worker_trainee(job, arrays.size)
-        return _Fit(job, place, trainee, arrays).run(standing, tell)
+        fit = open_fit(job, place, open_arrays(job, folder))
+        for row in fit.standing.history if place.leads else ():
+            tell(row)
+        for standing in fit.epochs():
+            if place.leads:
+                tell(standing.history[-1])
+        return _result(fit.standing, job)
+
+
+def open_fit(job: FitJob, place: Place, arrays: TrainingArrays) -> Fit:
+    """Make a fit ready to go on from its checkpoint, or to begin.
+
+    Args:
+        job: What to train.
+        place: Which worker this is.
+        arrays: The job's, open; several fits of one process may share them.
+    """
+    standing = checkpoint.load(job.checkpoint, job.key()) or Standing()
+    with place.strategy.scope():
+        trainee = worker_trainee(job, arrays.size)
+    return Fit(job, place, trainee, arrays, standing)
 
 
 def worker_trainee(job: FitJob, size: int) -> Trainee:
@@ -99,7 +129,8 @@ def worker_trainee(job: FitJob, size: int) -> Trainee:
     if job.pixels and weights is not None:
         trainee = _on_pixels(job, weights)
     else:
-        trainee = build_trainee_for_worker(spec, heads, job.recipe.trainable_layers, weights, job.seed, size)
+        layers, start = job.recipe.trainable_layers, job.recipe.head_start
+        trainee = build_trainee_for_worker(spec, heads, layers, weights, job.seed, size, start)
     if job.start:
         trainee.assign(checkpoint.load_arrays(job.start))
     return trainee
@@ -111,7 +142,7 @@ def _on_pixels(job: FitJob, weights: bytes) -> Trainee:
     backbone = build_architecture(backbone_spec(job.recipe))
     weights_from_bytes(backbone, weights)
     cut = cut_backbone(backbone, job.recipe.trainable_layers, heads.pooling)
-    head = build_head(heads, (feature_length(backbone, heads.pooling),), job.seed)
+    head = build_head(heads, (feature_length(backbone, heads.pooling),), job.seed, job.recipe.head_start)
     trainee = build_trainee(cut, head, heads)
     if cut.lower is None:
         return trainee
@@ -137,19 +168,26 @@ def _swapped(trainee: Trainee, arrays: Sequence[Array]) -> Iterator[None]:
         trainee.assign(own)
 
 
-class _Fit:
-    """A fit on one worker.
+class Fit:
+    """A fit on one worker; `open_fit` makes it.
 
     Args:
         job: What.
         place: Which worker.
         trainee: Built within the place's strategy.
         arrays: Its images.
+        standing: Where to go on.
+
+    Attributes:
+        standing: After the last epoch.
     """
 
-    def __init__(self, job: FitJob, place: Place, trainee: Trainee, arrays: TrainingArrays) -> None:
+    def __init__(
+        self, job: FitJob, place: Place, trainee: Trainee, arrays: TrainingArrays, standing: Standing
+    ) -> None:
         import tensorflow as tf
 
+        self.standing = standing
         self._job, self._recipe, self._place, self._trainee = job, job.recipe, place, trainee
         self._labels, self._validation_labels = arrays.labels, arrays.validation_labels
         self._units = int(trainee.logits.units)
@@ -161,17 +199,46 @@ class _Fit:
         self._answer = self._answer_function()
         self._keeper = Keeper(job.checkpoint, job.key())
 
-    def run(self, standing: Standing, tell: Tell) -> FitResult:
-        """Train to the end, from where the fit stands."""
-        self._take_up(standing)
+    def epochs(self) -> Iterator[Standing]:
+        """Train to the end from where the fit stands; every worker must take all of it.
+
+        Yields:
+            `standing` after each epoch, checkpointed now and then.
+
+        Raises:
+            UsageError: If the loss stops being a number.
+            TryLater: If the disk is full or storage does not answer.
+        """
+        standing = self.standing
+        if not standing.finished:
+            self._take_up(standing)
         stepper: Stepper | None = None
         while not standing.finished:
             if stepper is None or standing.epoch == self._recipe.head_epochs:
                 stepper = self._stepper(standing)
-            standing = self._after_epoch(standing, stepper, tell)
+            self.standing = standing = self._after_epoch(standing, stepper)
             if self._place.leads and (standing.finished or self._keeper.due()):
                 self._keeper.keep(standing if standing.finished else self._with_arrays(standing, stepper))
-        return _result(standing, self._job)
+            yield standing
+
+    def read_off(self) -> ReadOff:
+        """What the fit would leave if it ended where it stands; it costs one pass over validation.
+
+        Raises:
+            ValueError: Before the first epoch.
+        """
+        standing = self.standing
+        if not standing.epoch:
+            raise ValueError("nothing was trained yet")
+        if standing.finished:
+            kept = standing.variables
+        elif self._recipe.restore_best and standing.best:
+            kept = standing.best
+        else:
+            kept = tuple(np.array(one.numpy()) for one in self._averages) or tuple(self._trainee.arrays())
+        with _swapped(self._trainee, kept):
+            logits = self._validate().logits
+        return ReadOff(replace(_result(standing, self._job), variables=kept), logits)
 
     def _take_up(self, standing: Standing) -> None:
         """Begin where the checkpoint ends, the same for all workers."""
@@ -194,7 +261,7 @@ class _Fit:
         averages = tuple(np.array(one.numpy()) for one in self._averages)
         return replace(standing, variables=tuple(self._trainee.arrays()), optimizer=stepper.arrays(), average=averages)
 
-    def _after_epoch(self, before: Standing, stepper: Stepper, tell: Tell) -> Standing:
+    def _after_epoch(self, before: Standing, stepper: Stepper) -> Standing:
         """Train one epoch and judge it."""
         began, epoch = time.monotonic(), before.epoch + 1
         plan = plan_epoch(
@@ -219,8 +286,6 @@ class _Fit:
             kept: tuple[Array, ...] = ()
             if finished:
                 kept = best if self._recipe.restore_best and best else tuple(self._trainee.arrays())
-        if self._place.leads:
-            tell(row)
         in_second_phase = epoch > self._recipe.head_epochs
         return Standing(
             epoch=epoch,

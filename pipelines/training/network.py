@@ -121,10 +121,7 @@ def build_network(
     if start is not None:
         _refuse_other_backbone(start, spec)
     backbone = build_architecture(spec) if start else build_backbone(spec, weights, seed, calibration)
-    head = build_head(how, (feature_length(backbone, how.pooling),), seed)
-    if recipe.head_start == "zeros":
-        last = head.layers[-1].kernel
-        last.assign(np.zeros(last.shape, np.float32))
+    head = build_head(how, (feature_length(backbone, how.pooling),), seed, recipe.head_start)
     if start is not None:
         _take_arrays(start, backbone, head, keep_head)
     digest = hashlib.sha256()

@@ -12,7 +12,7 @@ from pipelines.errors import UsageError
 from pipelines.evaluation.metrics import METRIC_NAMES
 from pipelines.images.augment import FILLS, FLIPS
 from pipelines.models.backbones import BACKBONES, MAX_ALPHA, MAX_SIZE, BackboneSpec
-from pipelines.models.heads import ACTIVATIONS, POOLINGS
+from pipelines.models.heads import ACTIVATIONS, POOLINGS, STARTS
 
 Value = str | int | float | bool | tuple[str, ...]
 
@@ -96,7 +96,7 @@ RULES: dict[str, Rule] = {
     "schedule": _one_of(("constant", "cosine"), "whether the learning rate stays or falls along a half cosine to 0"),
     "warmup_epochs": _whole(0, 100_000, "epochs, after the first phase, over which the learning rate rises from 0"),
     "head_start": _one_of(
-        ("glorot", "zeros"),
+        STARTS,
         "weights of the last layer before training: drawn, or none, so that a random head does not shake the backbone",
     ),
     "head_epochs": _whole(0, 100_000, "a first phase of so many of the epochs, in which the head alone is trained"),

@@ -127,11 +127,12 @@ def build_trainee_for_worker(
     backbone_weights: bytes | None,
     seed: int,
     size: int,
+    head_start: str = "glorot",
 ) -> Trainee:
     """Build in a worker what the driver's network is taken apart to.
 
-    The head starts with the arrays that the seed draws. Where it is to start with others, assign the driver's
-    `Trainee.arrays`.
+    The head starts with the same arrays as the driver's, because the seed draws them. Where it is to start with
+    others, assign them.
 
     Args:
         spec: The backbone.
@@ -140,6 +141,7 @@ def build_trainee_for_worker(
         backbone_weights: `weights_to_bytes` of the backbone; None where nothing of it is trained.
         seed: Of the head's first arrays.
         size: Numbers of one cached image, `Cut.size`.
+        head_start: As for `build_head`.
 
     Raises:
         ValueError: If the weights are missing, or `size` is not that of this cut.
@@ -157,4 +159,4 @@ def build_trainee_for_worker(
         )
         if cut.size != size:
             raise ValueError(f"{size} numbers of an image were cached, and {cut.size} cross this cut")
-    return build_trainee(cut, build_head(head_spec, (features,), seed), head_spec)
+    return build_trainee(cut, build_head(head_spec, (features,), seed, head_start), head_spec)
