@@ -25,8 +25,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+    from rich.live import Live
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+    from rich.table import Table
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output and nothing else.")]
 
@@ -47,7 +50,7 @@ class Console:
         self._clock = clock
         self._answers: TextIO | None = getattr(sys.stdout, "answers", sys.stdout)
         self._notes: TextIO | None = sys.stderr
-        self._bar: RichProgress | None = None
+        self._above: RichConsole | None = None  # prints above what is being drawn
 
     @property
     def terminal(self) -> bool:
@@ -63,15 +66,15 @@ class Console:
         """Print a line of the answer; with `--json` it goes to standard error."""
         if self.json:
             self._note(text)
-        elif self._bar is not None and self.terminal:
-            self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        elif self._above is not None and self.terminal:
+            self._above.print(printable(text), markup=False, highlight=False, soft_wrap=True)
         else:
             self._answers = _write(self._answers, printable(text) + "\n")
 
     def note(self, text: str) -> None:
         """Print a line about the progress on standard error, above a bar that is drawn there."""
-        if self._bar is not None:
-            self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        if self._above is not None:
+            self._above.print(printable(text), markup=False, highlight=False, soft_wrap=True)
         else:
             self._note(text)
 
@@ -87,8 +90,7 @@ class Console:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Print an aligned table; numbers stand right, cells that a terminal cannot hold are wrapped."""
-        cells = [[_cell(value) for value in row] for row in rows]
-        right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
+        cells, right = _cells(columns, rows)
         if self.terminal:
             self._answers = _write(self._answers, _terminal_table(columns, cells, right))
         else:
@@ -127,12 +129,35 @@ class Console:
             redirect_stdout=False,
             redirect_stderr=True,
         )
-        with bar:
-            self._bar = bar
-            try:
-                yield _Bar(total, what, bar, bar.add_task(what, total=total, state=""))
-            finally:
-                self._bar = None
+        with bar, self._drawing(bar.console):
+            yield _Bar(total, what, bar, bar.add_task(what, total=total, state=""))
+
+    @contextlib.contextmanager
+    def board(self) -> Iterator[Board]:
+        """Show lines and a table that are drawn again and again, for as long as the block runs.
+
+        Only for a terminal that can draw (`watched`), on standard error; a log gets the lines of `progress`.
+        """
+        from rich.console import Console as RichConsole
+        from rich.live import Live
+
+        live = Live(
+            console=RichConsole(file=self._notes),
+            transient=True,
+            refresh_per_second=4,
+            redirect_stdout=False,
+            redirect_stderr=True,
+        )
+        with live, self._drawing(live.console):
+            yield Board(live)
+
+    @contextlib.contextmanager
+    def _drawing(self, above: RichConsole) -> Iterator[None]:
+        self._above = above
+        try:
+            yield
+        finally:
+            self._above = None
 
     def _note(self, text: str) -> None:
         self._notes = _write(self._notes, printable(text) + "\n")
@@ -184,6 +209,26 @@ class _Bar(Progress):
     def update(self, done: int, *, failed: int = 0, rate: float | None = None, eta: float | None = None) -> None:
         state = progress_text(done, self.total, failed, rate, eta)
         self._bar.update(self._task, completed=done, state=state)
+
+
+class Board:
+    """Lines and a table that are drawn again and again; `Console.board` makes it."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def draw(
+        self, above: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[object]], below: Sequence[str]
+    ) -> None:
+        """Draw these lines, this table and these lines in place of what stands there."""
+        from rich.console import Group
+        from rich.text import Text
+
+        def lines(texts: Sequence[str]) -> list[Text]:
+            return [Text(printable(text), overflow="ellipsis", no_wrap=True) for text in texts]
+
+        table = [_rich_table(columns, *_cells(columns, rows))] if rows else []
+        self._live.update(Group(*lines(above), *table, *lines(below)))
 
 
 def progress_text(done: int, total: int | None, failed: int, rate: float | None, eta: float | None) -> str:
@@ -274,6 +319,15 @@ def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Se
 
 def _terminal_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
     from rich.console import Console as RichConsole
+
+    page = io.StringIO()
+    width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
+    console = RichConsole(file=page, width=width, force_terminal=True, no_color="NO_COLOR" in os.environ)
+    console.print(_rich_table(columns, rows, right))
+    return page.getvalue()
+
+
+def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -282,10 +336,13 @@ def _terminal_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right
         table.add_column(Text(name), justify="right" if to_right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    page = io.StringIO()
-    width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
-    RichConsole(file=page, width=width, force_terminal=True, no_color="NO_COLOR" in os.environ).print(table)
-    return page.getvalue()
+    return table
+
+
+def _cells(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> tuple[list[list[str]], list[bool]]:
+    """Text of each cell, and which columns hold numbers only and stand right."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    return cells, [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
 
 
 def _cell(value: object) -> str:
