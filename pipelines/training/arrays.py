@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -15,11 +16,11 @@ from pipelines.images.augment import image_key
 from pipelines.models.backbones import weights_to_bytes
 from pipelines.scoring.features import Features
 from pipelines.storage import files, paths
-from pipelines.training.checkpoint import save_arrays
 from pipelines.training.config import TrainConfig
 from pipelines.training.dataset import Dataset, PartImages
 from pipelines.training.job import Arrays, FitJob
 from pipelines.training.network import Network
+from pipelines.training.recipes import Recipe
 
 
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> tuple[float, ...]:
@@ -41,23 +42,30 @@ def fit_name(config: TrainConfig, network: Network, data: Dataset) -> str:
     return f"fit-{digest.hexdigest()[:16]}"
 
 
-def write_job(
-    folder: str,
-    config: TrainConfig,
-    network: Network,
-    data: Dataset,
-    positive: Sequence[int],
-    plain: Features,
-    moved: Features | None,
-) -> FitJob:
-    """Write what the workers read, and describe it.
+@dataclass(frozen=True)
+class Inputs:
+    """What fits of one network on one split read; plain data that can be sent anywhere.
+
+    Attributes:
+        arrays: Places of the images as they enter the trained part, and of their labels.
+        pixels: Whether that are pixels, and the whole backbone runs at each step.
+        backbone_weights: Place of the backbone's weights; None where no part of it runs in a worker.
+        balanced: The weight of each class that makes all count the same.
+    """
+
+    arrays: Arrays
+    pixels: bool
+    backbone_weights: str | None
+    balanced: tuple[float, ...]
+
+
+def write_inputs(folder: str, network: Network, data: Dataset, plain: Features, moved: Features | None) -> Inputs:
+    """Write what the workers of fits read.
 
     Args:
-        folder: The fit's folder.
-        config: How to train.
+        folder: Where to, local or in a bucket.
         network: With its first weights.
         data: The split.
-        positive: Numbers of the positive classes.
         plain: What is kept of every image.
         moved: Moved copies of the training images; None to train on the images themselves.
 
@@ -65,7 +73,6 @@ def write_job(
         TryLater: If the disk is full or storage does not answer.
     """
     train, validation = data.part("train"), data.part("val")
-    classes = len(data.classes)
 
     def place(name: str) -> str:
         return paths.join(folder, name)
@@ -79,24 +86,39 @@ def write_job(
     _save(arrays.labels, train.labels)
     _save(arrays.validation_labels, validation.labels)
     _save(arrays.keys, _keys(train))
-    save_arrays(place("start.npz"), network.trainee().arrays())
-    job = FitJob(
-        recipe=config.recipe,
+    pixels = network.cache.model is None
+    weights = place("backbone.weights.h5") if pixels or network.cut.layers else None
+    if weights:
+        files.write_atomic(weights, weights_to_bytes(network.backbone))
+    return Inputs(arrays, pixels, weights, balanced_weights(train.labels, len(data.classes)))
+
+
+def make_job(
+    recipe: Recipe, inputs: Inputs, positive: Sequence[int], seed: int, checkpoint: str, start: str | None = None
+) -> FitJob:
+    """Describe a fit.
+
+    Args:
+        recipe: How to train.
+        inputs: On what.
+        positive: Numbers of the positive classes.
+        seed: See `FitJob`.
+        checkpoint: Likewise.
+        start: Likewise.
+    """
+    classes = len(inputs.balanced)
+    return FitJob(
+        recipe=recipe,
         classes=classes,
         positive=tuple(positive),
-        class_weights=balanced_weights(train.labels, classes)
-        if config.recipe.class_balance == "weights"
-        else (1.0,) * classes,
-        seed=config.seed,
-        pixels=network.cache.model is None,
-        arrays=arrays,
-        checkpoint=place("checkpoint.npz"),
-        backbone_weights=place("backbone.weights.h5") if network.cache.model is None or network.cut.layers else None,
-        start=place("start.npz"),
+        class_weights=inputs.balanced if recipe.class_balance == "weights" else (1.0,) * classes,
+        seed=seed,
+        pixels=inputs.pixels,
+        arrays=inputs.arrays,
+        checkpoint=checkpoint,
+        backbone_weights=inputs.backbone_weights,
+        start=start,
     )
-    if job.backbone_weights:
-        files.write_atomic(job.backbone_weights, weights_to_bytes(network.backbone))
-    return job
 
 
 def _keys(part: PartImages) -> NDArray[np.int64]:

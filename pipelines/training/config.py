@@ -33,6 +33,7 @@ class TrainConfig:
         cache: Where caches and checkpoints lie, safe to delete; None: below MODELS/NAME/work.
         start: REF of a bundle whose weights training starts from; None: `weights`.
         new_split: Whether a new split is made although an earlier version of the name has one.
+        newest: Number of the newest version whose split is kept; None: of the newest that there is.
         who: User, host, command line and versions, for the bundle's provenance.
     """
 
@@ -50,6 +51,7 @@ class TrainConfig:
     cache: str | None = None
     start: str | None = None
     new_split: bool = False
+    newest: int | None = None
     who: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -88,7 +88,9 @@ class Inherited:
     torn: list[bool]
 
 
-def read_predecessor(models: str, name: str, start: Bundle | None = None) -> Predecessor | None:
+def read_predecessor(
+    models: str, name: str, start: Bundle | None = None, newest: int | None = None
+) -> Predecessor | None:
     """The split of a name's versions, and of the version that training starts from; None where there is none.
 
     The newest version that has a split decides; what it does not know is taken from earlier ones, back to one that
@@ -98,6 +100,7 @@ def read_predecessor(models: str, name: str, start: Bundle | None = None) -> Pre
         models: The MODELS folder.
         name: The model's name.
         start: Where the first weights come from, if from another version.
+        newest: Number of the newest version that is looked at; None for all.
 
     Raises:
         ModelRefused: If one of these versions does not verify: a split that cannot be read cannot be kept.
@@ -108,6 +111,8 @@ def read_predecessor(models: str, name: str, start: Bundle | None = None) -> Pre
     found: Predecessor | None = None
     for version in sorted(versions, key=lambda entry: int(entry[1:]), reverse=True):
         folder = join(place, version)
+        if newest is not None and int(version[1:]) > newest:
+            continue
         if files.exists(join(folder, BUNDLE_FILE)):
             bundle = peek(folder)
             if SPLIT_FILE in bundle.files:

@@ -182,9 +182,7 @@ class Fit:
         standing: After the last epoch.
     """
 
-    def __init__(
-        self, job: FitJob, place: Place, trainee: Trainee, arrays: TrainingArrays, standing: Standing
-    ) -> None:
+    def __init__(self, job: FitJob, place: Place, trainee: Trainee, arrays: TrainingArrays, standing: Standing) -> None:
         import tensorflow as tf
 
         self.standing = standing
