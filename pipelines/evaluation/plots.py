@@ -111,12 +111,13 @@ def precision_recall_figure(curves: Sequence[Curve], point: tuple[float, float] 
     return draw("precision-recall", "Precision-recall curve", description, _height(curves), paint)
 
 
-def confusion_figure(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+def confusion_figure(matrix: Sequence[Sequence[int]], classes: Sequence[str], key: str = "confusion") -> str:
     """The confusion matrix: a row for each true class, counts and the per cent of the row.
 
     Args:
         matrix: Counts, `[K, K]`.
         classes: Names, K.
+        key: Another one for each matrix of a page.
     """
     counts = np.asarray(matrix, np.int64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -140,7 +141,7 @@ def confusion_figure(matrix: Sequence[Sequence[int]], classes: Sequence[str]) ->
         f"{int(counts.sum()):,} images in {len(classes)} classes; {int(counts.trace()):,} on the diagonal are right, "
         f"{wrong:,} are wrong. The table beside it holds every count."
     )
-    return draw("confusion", "Confusion matrix", description, 340, paint)
+    return draw(key, "Confusion matrix", description, 340, paint)
 
 
 def reliability_diagram(curves: Mapping[str, Sequence[Bin]], scores: ArrayLike | None = None) -> str:

@@ -95,15 +95,18 @@ def label(text: str, longest: int = LONGEST_LABEL) -> str:
     return seen if len(seen) <= longest else f"{seen[: longest - tail - 1].rstrip()}…{seen[-tail:].lstrip()}"
 
 
-def draw(key: str, title: str, description: str, height: float, paint: Callable[[Figure], None]) -> str:
+def draw(
+    key: str, title: str, description: str, height: float, paint: Callable[[Figure], None], width: float = WIDTH
+) -> str:
     """One chart as an SVG element.
 
     Args:
         key: Begins the names of its parts; another one for each chart of a page.
         title: What it is, for people who do not see it.
         description: What it says, for the same people.
-        height: In the units of which it is `WIDTH` wide.
+        height: In the units of its width.
         paint: Called with the empty figure.
+        width: More than a phone's only for what stands alone.
 
     Returns:
         `<svg role="img" …>` with title and description, without anything that must be fetched.
@@ -114,7 +117,7 @@ def draw(key: str, title: str, description: str, height: float, paint: Callable[
         # Texts stay texts: a sign that matplotlib's font lacks is drawn by the reader's.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
 
-        figure = Figure(figsize=(WIDTH / POINTS_PER_INCH, height / POINTS_PER_INCH), layout="constrained")
+        figure = Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH), layout="constrained")
         paint(figure)
         written = io.BytesIO()
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from pipelines.evaluation.report_numbers import clause, interval, number, whole
 from pipelines.evaluation.report_training import training_section
 
 TEMPLATE = "report.html.jinja"
+PACKAGE = "pipelines.evaluation"
 PICTURES = (
     "The pictures embedded here may show patients. Treat this file as you treat the images themselves: keep it and "
     "send it only where they may go."
@@ -40,7 +41,7 @@ INTENDED_USE = "For research and quality assurance unless validated locally; no 
 
 @dataclass(frozen=True)
 class KeyFigure:
-    """One of the four figures at the head of the report.
+    """One of the few figures at the head of a page.
 
     Attributes:
         name: What it is.
@@ -91,22 +92,47 @@ def render_report(
         comparison_section(figures, cases),
         _provenance(evaluated, figures),
     )
-    page: str = _environment().get_template(TEMPLATE).render(
+    return render_page(TEMPLATE, PACKAGE, evaluated, _key_figures(figures), sections)
+
+
+def render_page(
+    template: str,
+    package: str,
+    evaluated: Evaluated,
+    key_figures: Sequence[KeyFigure],
+    sections: Sequence[Section],
+    **more: Any,
+) -> bytes:
+    """A page of this look: head, figures that matter, what to be careful about, sections.
+
+    Args:
+        template: Name of the template: the report's, or one that extends it.
+        package: Whose folder `templates` holds it.
+        evaluated: What is said at its head; its provenance is for a section to show.
+        key_figures: Those at the head.
+        sections: In order.
+        more: What else the template reads.
+
+    Returns:
+        HTML in UTF-8. All text that comes from data is escaped.
+    """
+    page: str = _environment(package).get_template(template).render(
         evaluated=evaluated,
-        key_figures=_key_figures(figures),
+        key_figures=key_figures,
         sections=sections,
         notice=PICTURES if any(_holds_pictures(section) for section in sections) else NO_PICTURES,
         intended_use=INTENDED_USE,
+        **more,
     )  # fmt: skip
     return page.encode("utf-8", "replace")  # a lone surrogate, which a name of a file may hold, has no UTF-8
 
 
-def _environment() -> Any:
+def _environment(package: str) -> Any:
     """Jinja that escapes everything that the template does not call safe, and fails on a name that is not there."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     return Environment(
-        loader=PackageLoader("pipelines.evaluation", "templates"),
+        loader=ChoiceLoader([PackageLoader(one, "templates") for one in dict.fromkeys((package, PACKAGE))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
