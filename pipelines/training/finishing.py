@@ -8,7 +8,7 @@ threshold and refer band decide as recorded. The 8-bit scorer is made as well, a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,28 @@ def finish(
     own = fit_patients(point, sum_positive(others[0], positive), truth, validation.patients)
     patients |= {threshold_unit("int8", unit): fitted for unit, fitted in own.items()}
     return Finished(temperature, scorer, io, answers, point, verdict, small, patients)
+
+
+def finish_again(trained: Trained, before: Finished) -> Finished:
+    """Compile a network that was trained again on validation too; what was fitted to validation stays as it was.
+
+    No image is left that could calibrate it, so there is no 8-bit scorer, which could not be judged.
+
+    Args:
+        trained: The network.
+        before: Of the same network, before it saw validation.
+
+    Raises:
+        ModelRefused: If the scorer has no finite answer.
+    """
+    why = "the model was trained again on its validation images, and none are left to judge it on"
+    return replace(
+        before,
+        scorer=_compile(trained, before.temperature, trained.flip),
+        int8=Int8Verdict(0, (why,)),
+        int8_scorer=None,
+        patients={unit: point for unit, point in before.patients.items() if not unit.endswith("_int8")},
+    )
 
 
 def choose_calibration(uris: Sequence[str], labels: Sequence[int], contents: Sequence[str]) -> list[str]:

@@ -46,6 +46,9 @@ class FitJob:
         backbone_weights: `.weights.h5` of the backbone; None where no part of it runs in the worker.
         start: `.npz` of the trained part's first weights, in the order of the trainee's variables; None: those of the
             backbone and a fresh head.
+        until: The epoch after which training ends whatever validation says; None: the recipe decides.
+        factors: What the learning rate of each epoch is multiplied by, in place of what the plateau would make of
+            validation; () for the plateau.
 
     Raises:
         UsageError: If the recipe's loss is not one of so many classes.
@@ -62,6 +65,8 @@ class FitJob:
     checkpoint: str
     backbone_weights: str | None = None
     start: str | None = None
+    until: int | None = None
+    factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         self.recipe.check_classes(self.classes)
@@ -69,6 +74,10 @@ class FitJob:
             raise ValueError(f"{self.classes} classes, {len(self.class_weights)} weights, seed {self.seed}")
         if not self.positive or not all(0 <= number < self.classes for number in self.positive):
             raise ValueError(f"positive classes {self.positive} of {self.classes}")
+        if self.until is not None and not 1 <= self.until <= self.recipe.epochs:
+            raise ValueError(f"until epoch {self.until} of {self.recipe.epochs}")
+        if self.factors and len(self.factors) < (self.until or self.recipe.epochs):
+            raise ValueError(f"{len(self.factors)} factors of the learning rate")
         if self.fresh and not self.pixels:
             raise ValueError("augmentation drawn afresh needs pixels")
         if self.runs_backbone and self.backbone_weights is None:

@@ -280,7 +280,7 @@ class Fit:
             better = is_better(self._recipe.metric, judged, before.best_value)
             best = tuple(self._trainee.arrays()) if better else before.best
             best_epoch = epoch if better else before.best_epoch
-            finished = is_over(self._recipe, epoch, best_epoch)
+            finished = is_over(self._recipe, epoch, best_epoch) or epoch == self._job.until
             kept: tuple[Array, ...] = ()
             if finished:
                 kept = best if self._recipe.restore_best and best else tuple(self._trainee.arrays())
@@ -309,6 +309,8 @@ class Fit:
         averaging = np.minimum(self._recipe.weight_averaging, (1 + done) / (10 + done))
         learning = learning_rates(self._recipe, epoch, plan.steps)
         factor = before.plateau.factor if epoch > self._recipe.head_epochs else 1.0
+        if self._job.factors:
+            factor = self._job.factors[epoch - 1]
         return Rates((learning * factor).astype(np.float32), averaging.astype(np.float32))
 
     def _train(self, stepper: Stepper, plan: EpochPlan, epoch: int, rates: Rates) -> tuple[float, Answers]:

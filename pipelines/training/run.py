@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import pyarrow as pa
 
@@ -27,7 +26,7 @@ from pipelines.training.published import published
 from pipelines.training.recipes import recipe_names
 from pipelines.training.report import EpochProgress, TrainReport
 from pipelines.training.reporting import make_report
-from pipelines.training.resources import checking, choose_resources
+from pipelines.training.resources import Resources, checking, choose_resources
 from pipelines.training.versus import Validated, compare
 from pipelines.training.writing import Made
 
@@ -91,10 +90,18 @@ def _fit(config: TrainConfig, ready: Prepared, folder: str, connect: Connect, te
             save_arrays(start, network.trainee().arrays())
         place = paths.join(folder, "checkpoint.npz")
         job = make_job(config.recipe, inputs, ready.found.positive, config.seed, place, start)
-        return _train_weights(job, resources, config.recipe.epochs, tell)
+        return train_weights(job, resources, config.recipe.epochs, tell)
 
 
-def _train_weights(job: FitJob, resources: Any, epochs: int, tell: Tell) -> FitResult:
+def train_weights(job: FitJob, resources: Resources, epochs: int, tell: Tell) -> FitResult:
+    """Train on the cluster that this process is connected to, told epoch by epoch.
+
+    Args:
+        job: What to train.
+        resources: Of the workers.
+        epochs: At most so many, for the progress.
+        tell: Called with progress of phase `training`.
+    """
     from pipelines.training.distributed import train_on_ray  # only now: Ray reads its environment at import
 
     def on_epoch(row: Row) -> None:
