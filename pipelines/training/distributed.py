@@ -231,15 +231,27 @@ def _join(workers: int, resources: Resources) -> Any:
     """
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(resources.cpus)
+    use_resources(resources.cpus, on_gpu=resources.gpus > 0)
+    return tf.distribute.MultiWorkerMirroredStrategy() if workers > 1 else None
+
+
+def use_resources(cpus: int, on_gpu: bool) -> None:
+    """Have TensorFlow use what this process was given, and answer the same each time; before it computes anything.
+
+    Args:
+        cpus: Cores, at least 1.
+        on_gpu: Whether it was given a GPU, or a part of one.
+    """
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(cpus)
     # With one thread for whole operations, one that waits for other workers would block what they wait for.
-    tf.config.threading.set_inter_op_parallelism_threads(max(2, resources.cpus))
-    if not resources.gpus:
+    tf.config.threading.set_inter_op_parallelism_threads(max(2, cpus))
+    if not on_gpu:
         tf.config.set_visible_devices([], "GPU")
     for card in tf.config.get_visible_devices("GPU"):
         tf.config.experimental.set_memory_growth(card, True)
     tf.config.experimental.enable_op_determinism()
-    return tf.distribute.MultiWorkerMirroredStrategy() if workers > 1 else None
 
 
 def _raise_understood(failure: Exception) -> None:
