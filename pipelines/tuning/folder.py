@@ -43,9 +43,10 @@ class Search:
         best: The best point, as JSON values; None before there is one.
         best_of: That of each backbone.
         sureness: How sure the ranking is, as JSON values; None where nothing was compared.
-        registered: The version that the best point became, such as `v3`; None before.
+        registered: The version that the best point became, as JSON values; None before.
         tested: When the test part was looked at, ISO 8601, UTC; None before. From then on no point is added.
         seconds: Of all its commands together.
+        feature_seconds: Of the passes over all images, by backbone.
         who: User, host, command line and versions.
         id: `s1`, `s2` and so on, or what `--search` said.
         folder: Where it lies; not in the file.
@@ -64,9 +65,10 @@ class Search:
     best: Mapping[str, Any] | None = None
     best_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sureness: Mapping[str, Any] | None = None
-    registered: str | None = None
+    registered: Mapping[str, Any] | None = None
     tested: str | None = None
     seconds: float = 0.0
+    feature_seconds: Mapping[str, float] = field(default_factory=dict)
     who: Mapping[str, Any] = field(default_factory=dict)
     id: str = ""
     folder: str = ""
@@ -290,9 +292,10 @@ def _search(value: Mapping[str, Any], folder: str) -> Search:
         best=_of(dict | None, value["best"]),
         best_of=_all(dict, value["best_of"]),
         sureness=_of(dict | None, value["sureness"]),
-        registered=_of(str | None, value["registered"]),
+        registered=_of(dict | None, value["registered"]),
         tested=_of(str | None, value["tested"]),
-        seconds=float(_of(int | float, value["seconds"])),
+        seconds=_of(int | float, value["seconds"]),
+        feature_seconds=_all(int | float, value["feature_seconds"]),
         who=_of(dict, value["who"]),
         id=check_search_id(paths.name(folder)),
         folder=folder,

@@ -64,7 +64,7 @@ def test_a_record_is_read_as_it_was_saved(
     made = find(tmp_path, "mine") or create(tmp_path, "mine")
     changed = replace(
         made, settings=asked, best=best, best_of=best_of, who=who, counts={"points": 30}, sureness=best,
-        registered="v3", tested="2026-11-21T16:00:00+00:00", seconds=12.5,
+        registered=best, tested="2026-11-21T16:00:00+00:00", seconds=12.5, feature_seconds={"vgg16": 1.5},
     )  # fmt: skip
     save_search(changed)
     assert find(tmp_path, "mine") == changed
@@ -142,7 +142,7 @@ def test_a_search_of_something_else_says_what_differs(tmp_path: Path) -> None:
         ("format", "1"), ("format", True), ("format", None), ("fingerprint", {"seed": 0}), ("fingerprint", []),
         ("seed", 1.5), ("seed", False), ("metric", 1), ("grid", ["epochs=1"]), ("grid", {"epochs": 1}),
         ("settings", 1), ("counts", {"points": "1"}), ("best", []), ("best_of", {"vgg16": 1}), ("tested", True),
-        ("registered", 3), ("newest", None), ("split", 1), ("seconds", "1"),
+        ("registered", 3), ("newest", None), ("split", 1), ("seconds", "1"), ("feature_seconds", {"vgg16": None}),
         ("sureness", "six"), ("started_at", 5), ("claim", None), ("who", None),
     ],
 )  # fmt: skip
