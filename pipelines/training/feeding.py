@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.errors import UsageError
 from pipelines.images.augment import Augmentation
 from pipelines.storage import files, paths
 from pipelines.training.batches import Block, EpochPlan, block_of, variants_of, worker_rows
@@ -100,7 +102,13 @@ def _open(place: str, folder: str) -> NDArray[Any]:
     if not paths.is_local(path):
         path = os.path.join(folder, paths.name(place))
         files.fetch(place, path)
-    return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    try:
+        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"The node {socket.gethostname()} of the cluster does not see {path}, which the driver wrote.",
+            "Give MODELS and --cache in a bucket (s3://…), or on a disk that all nodes share.",
+        ) from error
 
 
 class Feeder:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipelines.errors import UsageError
-from pipelines.storage import paths
+from pipelines.training.reach import refuse_unseen
 
 
 class Cluster(Protocol):
@@ -118,24 +118,8 @@ def checking(
     def checked() -> Iterator[Any]:
         with connect() as cluster:
             choose_resources(workers, said, cluster)
-            _refuse_local_place(work, cluster.nodes)
+            if cluster.nodes > 1:
+                refuse_unseen(work)
             yield cluster
 
     return checked
-
-
-def _refuse_local_place(work: str, nodes: int) -> None:
-    """On several nodes, a worker does not see what lies on the driver's disk.
-
-    Args:
-        work: Canonical place of caches and checkpoints.
-        nodes: Of the cluster.
-
-    Raises:
-        UsageError: If it is a local one.
-    """
-    if nodes > 1 and paths.is_local(work):
-        raise UsageError(
-            f"The cluster has {nodes} nodes, and {work} lies on this machine, where workers elsewhere do not see it.",
-            "Give --cache a bucket (s3://…), or train with --address local.",
-        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import pytest
 
 from cluster.session import ClusterSize, start_or_join
 from pipelines.errors import TryLater, UsageError
-from pipelines.training import checkpoint
+from pipelines.training import checkpoint, reach
 from pipelines.training.job import FitJob
 from pipelines.training.resources import Resources, choose_resources
 
@@ -112,6 +113,7 @@ def test_what_a_worker_says_reaches_the_user(tmp_path: Path, ray_of_this_file: C
 
 STOPPED = """
 import signal
+import socket
 import sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background ignores it
@@ -155,3 +157,17 @@ def test_the_workers_of_a_stopped_driver_end(tmp_path: Path, environment: Mappin
     job = save_job(tmp_path, features(), 3, epochs=100000)
     standing = checkpoint.load(job.checkpoint, job.key())
     assert standing is not None and standing.epoch >= 1
+
+
+def test_a_folder_that_every_node_sees_is_taken_and_left_clean(ray_of_this_file: ClusterSize, tmp_path: Path) -> None:
+    reach.refuse_unseen(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_that_does_not_see_what_was_written_is_named(
+    ray_of_this_file: ClusterSize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Other bytes than the token lie there, as on a node with a disk of its own at the same place.
+    monkeypatch.setattr(reach.files, "write_atomic", lambda place, _token: Path(place).write_bytes(b"another disk"))
+    with pytest.raises(UsageError, match=socket.gethostname()):
+        reach.refuse_unseen(str(tmp_path))
