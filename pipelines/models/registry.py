@@ -92,6 +92,12 @@ def promote(ref: str) -> Champion:
     return make_champion(parent(parent(folder)), bundle.name, bundle.version)
 
 
+def newest_version(models: str, model: str) -> int:
+    """Number of the newest finished version of a name; 0 where there is none."""
+    versions = _versions(canonical(models), model)
+    return int(versions[-1][1:]) if versions else 0
+
+
 def standing(bundle: Bundle) -> Champion | None:
     """The champion of the bundle's name; None where there is none, or the bundle does not lie in a MODELS folder."""
     if (name(parent(bundle.uri)), name(bundle.uri)) != (bundle.name, bundle.version):
