@@ -17,7 +17,7 @@ import typer
 from jobs.console import Console, standard_output_for_json
 from pipelines.errors import NightreadError, Stopped, UsageError
 
-COMMANDS = ("demo", "score", "train", "evaluate", "models", "runs", "query", "doctor")
+COMMANDS = ("demo", "score", "train", "tune", "evaluate", "models", "runs", "query", "doctor")
 
 app = typer.Typer(
     name="nightread",
