@@ -28,6 +28,7 @@ FORMAT = 1
 
 _POINTS = "points"
 _ANSWER = re.compile(r"([0-9a-f]+)\.npz")
+_WEIGHTS = re.compile(r"([0-9a-f]+)\.weights\.npz")
 _READERS = 16
 _DAMAGED = (
     *(ValueError, TypeError, KeyError, AttributeError, OverflowError, RuntimeError, MemoryError),
@@ -141,6 +142,16 @@ def answered(folder: str) -> set[str]:
         folder: The search's.
     """
     found = (_ANSWER.fullmatch(name) for name in files.list_names(paths.join(folder, _POINTS)))
+    return {match[1] for match in found if match}
+
+
+def weights_kept(folder: str) -> set[str]:
+    """Keys of the points whose weights are there.
+
+    Args:
+        folder: The search's.
+    """
+    found = (_WEIGHTS.fullmatch(name) for name in files.list_names(paths.join(folder, _POINTS)))
     return {match[1] for match in found if match}
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipelines.errors import UsageError
 from pipelines.evaluation.metrics import METRIC_NAMES
 from pipelines.training.config import TrainConfig
+from pipelines.training.recipes import Recipe
 from pipelines.tuning.points import Point
 
 SCHEDULERS = ("none", "asha")
@@ -20,6 +21,7 @@ class TuneConfig:
     Attributes:
         train: Data, model's name, base recipe, weights, positive classes, targets, seed and cache, as for `train`.
         points: What is searched.
+        weights_of: Weights of some backbones, as for `train`; the others take those of `train`.
         grid: Key to what of it is searched, in words, for the record: `0.001, 0.005`, or `1e-05 to 0.01 (log)`.
         random: How many points were drawn; None for every combination.
         metric: What points are ranked by on validation; "" for the base recipe's.
@@ -33,6 +35,7 @@ class TuneConfig:
 
     train: TrainConfig
     points: tuple[Point, ...]
+    weights_of: Mapping[str, str] = field(default_factory=dict)
     grid: Mapping[str, str] = field(default_factory=dict)
     random: int | None = None
     metric: str = ""
@@ -55,6 +58,11 @@ class TuneConfig:
             )
         if self.scheduler not in SCHEDULERS:
             raise UsageError(f"--scheduler knows no {self.scheduler!r}.", f"Say {' or '.join(SCHEDULERS)}.")
+        unknown = set(self.weights_of) - {point.recipe.backbone for point in self.points}
+        if unknown:
+            raise UsageError(
+                f"--weights names {min(unknown)!r}, and no point has that backbone.", "Name backbones of the grid."
+            )
         if self.concurrency is not None and self.concurrency < 1:
             raise UsageError(f"--concurrency must be at least 1; it is {self.concurrency}.", "Leave it out.")
 
@@ -62,3 +70,13 @@ class TuneConfig:
     def ranked_by(self) -> str:
         """The metric of the search."""
         return self.metric or self.train.recipe.metric
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Backbone to its weights, for every backbone of the points."""
+        backbones = dict.fromkeys(point.recipe.backbone for point in self.points)
+        return {backbone: self.weights_of.get(backbone, self.train.weights) for backbone in backbones}
+
+    def train_with(self, recipe: Recipe) -> TrainConfig:
+        """What `train` would be told to train a point of the search."""
+        return replace(self.train, recipe=recipe, weights=self.weights[recipe.backbone])

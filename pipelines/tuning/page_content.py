@@ -57,7 +57,7 @@ class BackboneRow:
     Attributes:
         backbone: A key of the backbones' table.
         weights: What it started from, in words such as `published` or `none`.
-        parameters: Of the network with the head of its best point.
+        parameters: Of the network with the head of its best point; None where no point of it has a value.
         megabytes: Of all its weights as 32-bit numbers, 10^6 bytes; None where nobody knows.
         points: Of the search that have this backbone.
         trainings: That answer them.
@@ -69,7 +69,7 @@ class BackboneRow:
 
     backbone: str
     weights: str
-    parameters: int
+    parameters: int | None
     megabytes: float | None
     points: int
     trainings: int

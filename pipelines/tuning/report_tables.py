@@ -33,7 +33,7 @@ def backbone_section(content: SearchContent, points: Sequence[ShownPoint]) -> Se
     maker = TableMaker("backbones-table", "The best point of each backbone", ["", *(row.backbone for row in rows)])
     words: tuple[tuple[str, Callable[[BackboneRow], str]], ...] = (
         ("Weights to start from", lambda row: row.weights),
-        ("Parameters", lambda row: whole(row.parameters)),
+        ("Parameters", lambda row: ABSENT if row.parameters is None else whole(row.parameters)),
         ("Size, MB", lambda row: ABSENT if row.megabytes is None else f"{row.megabytes:,.1f}"),
         ("Points", lambda row: whole(row.points)),
         ("Trainings", lambda row: whole(row.trainings)),

@@ -1,0 +1,273 @@
+"""The end of a search: how sure the ranking is, the best points as bundles, the page and the record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from pipelines.errors import UsageError
+from pipelines.models import registry
+from pipelines.models.bundle import BUNDLE_FILE
+from pipelines.predictions.runs import without_secrets
+from pipelines.scoring.report import ScoreProgress
+from pipelines.storage import files, paths
+from pipelines.storage.listing import root_uri
+from pipelines.training.history import VALIDATION_COLUMNS, Row
+from pipelines.training.preparation import Connect, Tell
+from pipelines.training.published import published
+from pipelines.training.recipes import recipe_names
+from pipelines.tuning.answers import load_answer
+from pipelines.tuning.board import Board
+from pipelines.tuning.config import TuneConfig
+from pipelines.tuning.folder import Search, save_search
+from pipelines.tuning.page_content import BackboneRow, SearchContent, Sureness
+from pipelines.tuning.passes import Ground
+from pipelines.tuning.plan import Plan
+from pipelines.tuning.points import DONE, FAILED, STOPPED, Point, plain_settings
+from pipelines.tuning.progress import TuneReport
+from pipelines.tuning.ranking import how_sure
+from pipelines.tuning.registering import Registered, make, promote, register, register_backbone
+from pipelines.tuning.report import search_page
+
+PAGE = "search.html"
+MOST_HISTORIES = 200
+"""Of a larger search the page shows the course of the best ones alone."""
+
+
+def conclude(
+    config: TuneConfig,
+    ground: Ground,
+    plan: Plan,
+    search: Search,
+    board: Board,
+    ran: tuple[int, float],
+    connect: Connect,
+    tell: Tell,
+) -> TuneReport:
+    """Write what came of a search.
+
+    Args:
+        config: The search.
+        ground: What it stands on.
+        plan: All of its points.
+        search: Its record.
+        board: With every answer.
+        ran: Trainings that this command ran, and when it began by `time.monotonic`.
+        connect: Starts or joins Ray.
+        tell: Called with progress.
+
+    Raises:
+        UsageError: If no point has an answer; leaderboard and page are written all the same.
+        ModelRefused, TryLater: Each with its cure.
+    """
+    leaderboard = board.write()
+    best, sureness = board.best, None
+    if best is not None:
+        tell(ScoreProgress("ranking"))
+        others = [point for point in board.ranked() if point is not best]
+        sureness = how_sure(search.folder, config.ranked_by, best, others, ground.data, ground.found.positive)
+        search = _registered(config, ground, search, board, best, connect, tell)
+    counts = {"points": len(plan.points), "trainings": len(plan.trainings), "passes": len(plan.passes)}
+    counts |= {status: board.count(status) for status in (DONE, STOPPED, FAILED)}
+    search = replace(
+        search,
+        counts=counts,
+        best=None if best is None else _told(search, board, best),
+        sureness=None if sureness is None else asdict(sureness),
+        seconds=search.seconds + time.monotonic() - ran[1],
+    )
+    page = paths.join(search.folder, PAGE)
+    files.write_atomic(page, search_page(_content(config, ground, plan, search, board, sureness)).encode())
+    save_search(search)
+    if best is None:
+        reasons = {row["error"] for row in board.table().select(["error"]).to_pylist()} - {None}
+        raise UsageError(
+            f"Not one of {len(plan.points)} points has an answer: {min(reasons, default='no figure was a number')}",
+            f"See the reasons in {leaderboard}, and search other values.",
+        )
+    return _report(config, ground, plan, search, board, leaderboard, page, ran)
+
+
+def _registered(
+    config: TuneConfig, ground: Ground, search: Search, board: Board, best: Point, connect: Connect, tell: Tell
+) -> Search:
+    """Write the best point of each backbone, and of all, as bundles, unless they stand already."""
+    about = {"id": search.id, "points": len(config.points), "metric": config.ranked_by}
+    best_of = dict(search.best_of)
+    for backbone, point in board.leaders.items():
+        stands = best_of.get(backbone, {}).get("point") == point.key
+        named = point is best and not _is_named(config, search, point)
+        if stands and not named:
+            continue
+        own, ready, made = make(config, ground, search.folder, point, about, connect, tell)
+        if not stands:
+            best_of[backbone] = _record(register_backbone(own, made, search.folder, point))
+            search = replace(search, best_of=best_of)
+            save_search(search)
+        if named:
+            written = register(own, ready, made, point, config.refit, connect, tell)
+            search = replace(search, registered={**_record(written), "refit": config.refit})
+            save_search(search)
+    if config.promote and search.registered is not None:
+        promote(search.registered["bundle"])
+    return search
+
+
+def _is_named(config: TuneConfig, search: Search, point: Point) -> bool:
+    """Whether a version of the model's name holds this point already."""
+    said = search.registered
+    return (
+        said is not None and (said["point"], said["refit"]) == (point.key, config.refit) and _is_there(said["bundle"])
+    )
+
+
+def _is_there(bundle: str) -> bool:
+    return files.exists(paths.join(bundle, BUNDLE_FILE))
+
+
+def _record(written: Registered) -> dict[str, Any]:
+    return vars(written)
+
+
+def _told(search: Search, board: Board, point: Point) -> dict[str, Any]:
+    """A point for the record: its settings, its figure, and all figures of the epoch that it keeps."""
+    answer = load_answer(search.folder, point.key, logits=False)
+    assert answer is not None  # it has a figure
+    row = answer.history[answer.kept_epoch - 1]
+    return {
+        "point": point.key,
+        "settings": plain_settings(point.settings),
+        "value": board.value(point),
+        "epochs": len(answer.history),
+        "kept_epoch": answer.kept_epoch,
+        "figures": {name: row[column] for name, column in VALIDATION_COLUMNS.items()},
+    }
+
+
+def _content(
+    config: TuneConfig, ground: Ground, plan: Plan, search: Search, board: Board, sureness: Sureness | None
+) -> SearchContent:
+    train, recipe = config.train, config.train.recipe
+    registered = search.registered or {}
+    crowned = registry.champion(train.models, train.name)
+    return SearchContent(
+        name=train.name,
+        search=search.id,
+        data=without_secrets([root_uri(train.data.data)])[0],
+        counts=ground.data.counts,
+        recipe=recipe.name,
+        searched=config.grid,
+        random=config.random,
+        scheduler=config.scheduler,
+        metric=config.ranked_by,
+        seed=train.seed,
+        points=plan.points,
+        leaderboard=board.table(),
+        histories=_histories(search.folder, plan, board),
+        trainings=len(plan.trainings),
+        passes=len(plan.passes),
+        seconds=search.seconds,
+        best=board.best.key if board.best else None,
+        sureness=sureness,
+        backbones=tuple(_backbone_row(config, plan, search, board, backbone) for backbone in config.weights),
+        registered=registered.get("name"),
+        promoted=crowned is not None and registered.get("name") == f"{train.name}@{crowned.version}",
+        published=published(recipe.name) if recipe.name in recipe_names() else None,
+        concerns=tuple(_concerns(config, ground)),
+        provenance=tuple(_provenance(search).items()),
+    )
+
+
+def _histories(folder: str, plan: Plan, board: Board) -> dict[str, Sequence[Row]]:
+    points = list(plan.points)
+    if len(points) > MOST_HISTORIES:
+        points = board.ranked()[:MOST_HISTORIES]
+    answers = ((point.key, load_answer(folder, point.key, logits=False)) for point in points)
+    return {key: answer.history for key, answer in answers if answer is not None}
+
+
+def _backbone_row(config: TuneConfig, plan: Plan, search: Search, board: Board, backbone: str) -> BackboneRow:
+    best, said = board.leaders.get(backbone), search.best_of.get(backbone, {})
+    weights = config.weights[backbone]
+    place = said.get("bundle")
+    return BackboneRow(
+        backbone=backbone,
+        weights={"imagenet": "published", "none": "none"}.get(weights, paths.name(paths.canonical(weights))),
+        parameters=said.get("parameters"),
+        megabytes=said["megabytes"] if said else None,
+        points=sum(point.recipe.backbone == backbone for point in plan.points),
+        trainings=sum(training.recipe.backbone == backbone for training in plan.trainings),
+        feature_seconds=search.feature_seconds.get(backbone),
+        training_seconds=board.training_seconds(backbone),
+        best=best.key if best else None,
+        bundle=paths.relative(place, search.folder) if place else None,
+    )
+
+
+def _concerns(config: TuneConfig, ground: Ground) -> list[str]:
+    """What a person should be careful about."""
+    told = []
+    random = [backbone for backbone, weights in config.weights.items() if weights == "none"]
+    if random:
+        told.append(
+            f"The weights of {', '.join(random)} were drawn at random (--weights none), not learned from photographs: "
+            "these figures say nothing of what the published networks can do."
+        )
+    if config.scheduler == "asha":
+        told.append(
+            "Poor trainings were ended early, judged by those that came before them: another run of the same search "
+            "may end others."
+        )
+    told.extend(ground.data.audit.warnings())
+    return told
+
+
+def _provenance(search: Search) -> dict[str, str]:
+    versions = search.who.get("versions", {})
+    return {
+        "Command that makes it again": " ".join(search.who.get("command_line", ())),
+        "Began": search.started_at,
+        **{f"SHA-256 of {name}" if len(text) == 64 else name.capitalize(): text for name, text in _known(search)},
+        "Versions": ", ".join(f"{name} {text}" for name, text in versions.items()),
+    }
+
+
+def _known(search: Search) -> list[tuple[str, str]]:
+    return [*search.fingerprint.items(), ("split", search.split or "")]
+
+
+def _report(
+    config: TuneConfig,
+    ground: Ground,
+    plan: Plan,
+    search: Search,
+    board: Board,
+    leaderboard: str,
+    page: str,
+    ran: tuple[int, float],
+) -> TuneReport:
+    registered: Mapping[str, Any] = search.registered or {}
+    crowned = registry.champion(config.train.models, config.train.name)
+    return TuneReport(
+        search=search.id,
+        folder=search.folder,
+        metric=config.ranked_by,
+        best=search.best or {},
+        trials=len(plan.points),
+        trainings=len(plan.trainings),
+        run=ran[0],
+        finished=board.count(DONE),
+        stopped=board.count(STOPPED),
+        failed=board.count(FAILED),
+        seconds=time.monotonic() - ran[1],
+        leaderboard=leaderboard,
+        page=page,
+        sureness=str((search.sureness or {}).get("sentence", "")),
+        model=registered.get("name"),
+        path=registered.get("bundle"),
+        champion=crowned.version if crowned else None,
+        backbones={backbone: said["bundle"] for backbone, said in search.best_of.items()},
+        warnings=tuple(_concerns(config, ground)),
+    )
