@@ -108,43 +108,44 @@ def make_panels(points: Sequence[ShownPoint], histories: Mapping[str, Sequence[R
     read_off, free = "epochs" in varied, [key for key in varied if key not in ("backbone", "epochs")]
     line_key = "learning_rate" if "learning_rate" in free else next(iter(free), None)
     values = (None,) if line_key is None else values_of(points, line_key)
-    coloured = _coloured(points, line_key, values, metric)
-    leading, panels = best_of(points, metric), []
+    coloured = _coloured(points, line_key, values)
+    leading, panels, grey = best_of(points), [], set()
     for backbone in backbones_of(points):
         own = [point for point in points if point.backbone == backbone]
         lines = []
         for value in values:
             on_line = [point for point in own if line_key is None or point.settings[line_key] == value]
-            epochs, heights = _read_off(on_line, metric) if read_off else _history(on_line, histories, metric)
+            epochs, heights = _read_off(on_line) if read_off else _history(on_line, histories, metric)
             if epochs:
                 lines.append(Line(coloured.get(value), epochs, heights))
+                grey |= {value} - coloured.keys()
         if lines:
-            panels.append(_panel(backbone, lines, best_of(own, metric), leading, read_off))
+            panels.append(_panel(backbone, lines, best_of(own), leading, read_off))
     names = tuple(setting_text(value) for value in coloured if value is not None)
     folded = tuple(key for key in free if key != line_key)
-    return Panels(metric, line_key, names, len(values) - len(coloured), read_off, folded, tuple(panels))
+    return Panels(metric, line_key, names, len(grey), read_off, folded, tuple(panels))
 
 
 def _coloured(
-    points: Sequence[ShownPoint], line_key: str | None, values: Sequence[Value | None], metric: str
+    points: Sequence[ShownPoint], line_key: str | None, values: Sequence[Value | None]
 ) -> dict[Value | None, int]:
     """Which values have a line of their own, and its style: all, or the best `MOST_LINES` less one."""
     if line_key is None or len(values) <= MOST_LINES:
         return {value: place for place, value in enumerate(values)}
     chosen: list[Value | None] = []
     left = list(points)
-    while len(chosen) < MOST_LINES - 1 and (best := best_of(left, metric)) is not None:
+    while len(chosen) < MOST_LINES - 1 and (best := best_of(left)) is not None:
         chosen.append(best.settings[line_key])
         left = [point for point in left if point.settings[line_key] != chosen[-1]]
     return {value: place for place, value in enumerate(value for value in values if value in chosen)}
 
 
-def _read_off(points: Sequence[ShownPoint], metric: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _read_off(points: Sequence[ShownPoint]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Numbers of epochs and the best value at each; a point that was stopped has no value of its number."""
     done = [point for point in points if point.is_done]
     found = []
     for count in values_of(done, "epochs"):
-        best = best_of((point for point in done if point.settings["epochs"] == count), metric)
+        best = best_of(point for point in done if point.settings["epochs"] == count)
         if best is not None:
             found.append((as_number(count), best.value))
     return tuple(epoch for epoch, _ in found), tuple(value for _, value in found)
@@ -154,7 +155,7 @@ def _history(
     points: Sequence[ShownPoint], histories: Mapping[str, Sequence[Row]], metric: str
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Epochs and values of the best of some points."""
-    best = best_of(points, metric)
+    best = best_of(points)
     rows = histories.get(best.key, ()) if best else ()
     column = VALIDATION_COLUMNS[metric]
     return tuple(row["epoch"] for row in rows), tuple(float(row.get(column, math.nan)) for row in rows)

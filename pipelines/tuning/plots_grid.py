@@ -99,15 +99,16 @@ def map_figure(key: str, points: Sequence[ShownPoint], keys: tuple[str, str], me
     """
     across, up = sorted(keys, key=lambda one: len(values_of(points, one)))
     columns, rows = values_of(points, across), values_of(points, up)
-    values = _best_values(points, (up, rows), (across, columns), metric)
+    values, best = _best_values(points, (up, rows), (across, columns)), best_of(points)
+    place = (rows.index(best.settings[up]), columns.index(best.settings[across])) if best else None
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.grid(False)
         axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
-        shades, best = _shades(values, metric), _place_of_best(values, metric)
+        shades = _shades(values, metric)
         for row, column in np.ndindex(*values.shape):
-            _square(axes, (row, column), float(values[row, column]), float(shades[row, column]), best == (row, column))
+            _square(axes, (row, column), float(values[row, column]), float(shades[row, column]), place == (row, column))
         many = len(columns) > _MOST_TICKS // 2
         texts = [label(setting_text(value), 12 if many else 16) for value in columns]
         axes.set_xticks(range(len(columns)), texts, rotation=40 if many else 0, ha="right" if many else "center")
@@ -116,7 +117,6 @@ def map_figure(key: str, points: Sequence[ShownPoint], keys: tuple[str, str], me
         axes.spines[:].set_visible(False)
         axes.set(xlabel=across, ylabel=up)
 
-    best = best_of(points, metric)
     said = f"Best {metric_text(metric)} on validation at each pair of {across} and {up}"
     if best is not None:
         said += f"; {number(best.value)}, the best of all, at {settings_text(best.settings, keys)}"
@@ -193,13 +193,13 @@ def _set_ticks(axes: Axes, panels: Panels) -> None:
 
 
 def _best_values(
-    points: Sequence[ShownPoint], rows: tuple[str, Sequence[Value]], columns: tuple[str, Sequence[Value]], metric: str
+    points: Sequence[ShownPoint], rows: tuple[str, Sequence[Value]], columns: tuple[str, Sequence[Value]]
 ) -> NDArray[np.float64]:
     """The best value at each pair, float64 `[R, C]`; NaN where no point has one."""
     values = np.full((len(rows[1]), len(columns[1])), np.nan)
     for row, column in np.ndindex(*values.shape):
         pair = {rows[0]: rows[1][row], columns[0]: columns[1][column]}
-        best = best_of((point for point in points if all(point.settings[key] == pair[key] for key in pair)), metric)
+        best = best_of(point for point in points if all(point.settings[key] == pair[key] for key in pair))
         if best is not None:
             values[row, column] = best.value
     return values
@@ -212,14 +212,6 @@ def _shades(values: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
         return np.full(values.shape, 0.5)
     shares: NDArray[np.float64] = (values - known.min()) / np.ptp(known)
     return 1 - shares if metric in LOWER_IS_BETTER else shares
-
-
-def _place_of_best(values: NDArray[np.float64], metric: str) -> tuple[int, int] | None:
-    if np.isnan(values).all():
-        return None
-    flat = np.nanargmin(values) if metric in LOWER_IS_BETTER else np.nanargmax(values)
-    row, column = np.unravel_index(flat, values.shape)
-    return int(row), int(column)
 
 
 def _square(axes: Axes, place: tuple[int, int], value: float, shade: float, best: bool) -> None:

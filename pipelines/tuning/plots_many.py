@@ -71,7 +71,7 @@ def parallel_figure(points: Sequence[ShownPoint], keys: Sequence[str], metric: s
     drawn = [point for point in points if not math.isnan(point.value)][:MOST_LINES]
     scales = [_scale(drawn, key) for key in keys[:MOST_KEYS]]
     scales.append(_metric_scale(drawn, metric))
-    best = best_of(drawn, metric)
+    best = best_of(drawn)
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()

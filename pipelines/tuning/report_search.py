@@ -43,10 +43,10 @@ def head(content: SearchContent, points: Sequence[ShownPoint]) -> Evaluated:
     best = next((point for point in points if point.key == content.best), None)
     images = {part: sum(classes.values()) for part, classes in content.counts.items()}
     split = ", ".join(f"{part} {whole(count)}" for part, count in images.items())
-    how = "every combination" if content.random is None else f"{whole(content.random)} points drawn"
+    how = "every combination of" if content.random is None else "drawn at random over"
     said = [
-        f"{title_text(how)} of {listed(list(content.searched))} on {whole(sum(images.values()))} labelled images of "
-        f"{content.data} ({split}): {counted(len(points), 'point')} of the recipe {content.recipe}, answered by "
+        f"{counted(len(points), 'point')}, {how} {listed(list(content.searched))} with all else as in the recipe "
+        f"{content.recipe}, on {whole(sum(images.values()))} labelled images of {content.data} ({split}): "
         f"{counted(content.trainings, 'training')} and {counted(content.passes, 'feature pass', 'es')} in "
         f"{seconds_text(content.seconds)}, compared by {metric_text(content.metric)} on validation, seed "
         f"{content.seed}."
@@ -75,9 +75,11 @@ def key_figures(content: SearchContent, points: Sequence[ShownPoint]) -> tuple[K
         lead = KeyFigure("Lead over the second", ABSENT, "", "on validation", "Undefined: nothing could be compared.")
         shared = KeyFigure("Not told apart from it", ABSENT, "", "points", "Undefined: nothing could be compared.")
     else:
-        ends = interval(sure.second.low, sure.second.high)
+        ends = "" if math.isnan(sure.second.low) else interval(sure.second.low, sure.second.high)
         lead = KeyFigure("Lead over the second", number(sure.second.difference), ends, _where(second, points), "")
-        shared = KeyFigure("Not told apart from it", whole(len(sure.near)), "", f"of {whole(sure.compared)} others", "")
+        shared = KeyFigure(
+            "Not told apart from it", whole(len(sure.near)), "", f"of {whole(sure.compared)} compared", ""
+        )
     cost = KeyFigure("Trainings", whole(content.trainings), "", f"answer {counted(len(points), 'point')}", "")
     return first, lead, shared, cost
 
@@ -127,12 +129,14 @@ def _sureness(content: SearchContent, points: Sequence[ShownPoint]) -> Section:
     for near in sure.near[:MOST_NEAR]:
         point = shown[near.point]
         cells = [Cell(setting_text(point.settings[key]), plain=True) for key in keys]
-        difference = {"value": near.difference, "low": near.low, "high": near.high}
+        ends = {"low": None, "high": None} if math.isnan(near.low) else {"low": near.low, "high": near.high}
+        difference = {"value": near.difference, "reason": "No resample defines it.", **ends}
         maker.add(point.rank, [*cells, number(point.value), difference])
     method = (
-        f"Differences are of pairs: both points answer the same validation images. Intervals are 95 %, by resamples of "
-        f"{whole(sure.groups)} groups (images of one patient, copies and near-duplicates are drawn together); a point "
-        "whose interval reaches 0 is not told apart."
+        f"Differences are of pairs: both points answer the same validation images. Intervals are 95 % for all "
+        f"{whole(sure.compared)} comparisons together, because the best was chosen among them, by resamples of "
+        f"{whole(sure.groups)} groups (images of one patient, copies and near-duplicates are drawn together). A point "
+        "whose interval reaches 0 is not told apart from the best."
     )
     more = len(sure.near) - MOST_NEAR
     rest = (Words(f"{whole(more)} more are not told apart and not shown."),) if more > 0 else ()

@@ -139,21 +139,23 @@ def _matrices(content: TestContent) -> Section:
     parts = []
     for place, (backbone, one) in enumerate(content.tested.items(), start=1):
         matrix, classes = one.metrics["confusion_matrix"], one.metrics["classes"]
-        blocks: list[Block] = [_counts(f"counts-{place}", "Counts and per cent of the row", matrix, classes)]
+        blocks: list[Block] = [
+            _counts(f"counts-{place}", f"{backbone}: counts and per cent of the row", matrix, classes)
+        ]
         if len(classes) <= MOST_CLASSES:
             chart = confusion_figure(matrix, classes, f"confusion-{place}")
             blocks.insert(0, Drawings((Drawing(chart, "Darker: a greater share of the row."),)))
         paper = _published(content, backbone)
         if paper and paper.confusion_matrix and content.published:
             names = [known.name for known in content.published.classes]
-            caption = f"As {content.published.source} reports it"
+            caption = f"{backbone} as {content.published.source} reports it"
             blocks.append(_counts(f"published-counts-{place}", caption, paper.confusion_matrix, names))
         parts.append(Part(backbone, "", tuple(blocks), narrow=len(classes) <= _FEW_CLASSES))
     return Section("matrices", "Confusion matrices", AT_CLASS, (), tuple(parts))
 
 
 def _counts(key: str, caption: str, matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Table:
-    maker = TableMaker(key, f"{caption}: rows are true classes, columns predicted ones", ["true class", *classes])
+    maker = TableMaker(key, f"{caption}; rows are true classes, columns predicted ones", ["true class", *classes])
     for name, row in zip(classes, matrix, strict=True):
         shares = [count / sum(row) if sum(row) else 0.0 for count in row]
         maker.add(
@@ -191,9 +193,6 @@ def _provenance(content: TestContent) -> Section:
     maker = TableMaker("provenance-values", "What made this page", ["", "Value"])
     for name, value in content.provenance:
         maker.add(name, [Cell(value, plain=True)])
-    for backbone, one in content.tested.items():
-        model = one.metrics.get("model") or {}
-        maker.add(f"Model of {backbone}", [Cell(str(model.get("model_id", ABSENT)), plain=True)])
     return Section("provenance", "Provenance", "", (maker.made(),))
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.evaluation.metrics import LOWER_IS_BETTER
 from pipelines.evaluation.report_numbers import whole
 from pipelines.training.recipe_rules import Value
 from pipelines.tuning.page_content import SearchContent
@@ -101,18 +100,10 @@ def as_number(value: Value) -> float:
     return float(value)
 
 
-def best_of(points: Iterable[ShownPoint], metric: str) -> ShownPoint | None:
-    """The best of some points by its value; the first of several, and None where none has a value."""
-    best: ShownPoint | None = None
-    for point in points:
-        if not math.isnan(point.value) and (best is None or is_better(point.value, best.value, metric)):
-            best = point
-    return best
-
-
-def is_better(value: float, than: float, metric: str) -> bool:
-    """Whether a figure is better than another of the same metric."""
-    return value < than if metric in LOWER_IS_BETTER else value > than
+def best_of(points: Iterable[ShownPoint]) -> ShownPoint | None:
+    """The best of some points, by their rank in the leaderboard; None where none has a value."""
+    ranked = [point for point in points if point.row["rank"] is not None]
+    return min(ranked, key=lambda point: int(point.row["rank"]), default=None)
 
 
 def _finite(value: Any) -> float:
