@@ -167,7 +167,9 @@ def grid_words(space: Space) -> dict[str, str]:
     words = {}
     for key, axis in space.axes.items():
         if isinstance(axis, Choices):
-            words[key] = ", ".join(str(value) for value in axis.values)
+            words[key] = ", ".join(
+                str(value).lower() if isinstance(value, bool) else str(value) for value in axis.values
+            )
         else:
             words[key] = f"{axis.low:g} to {axis.high:g}{' (log)' if axis.log else ''}"
     return words

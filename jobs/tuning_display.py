@@ -220,6 +220,8 @@ def test_lines(tested: Mapping[str, Any]) -> Iterator[str]:
         accuracy, area = (_with_interval(one["overall"][name]) for name in ("accuracy", "roc_auc"))
         yield f"  {heading:<11} {backbone}: accuracy {accuracy}, roc_auc {area}"
         heading = ""
+    if tested["again"]:
+        yield "              as it was found before; nothing was evaluated again"
     yield f"              {tested['page']}"
 
 
