@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipelines.evaluation.metrics import LOWER_IS_BETTER
 from pipelines.training.history import VALIDATION_COLUMNS, Row
 from pipelines.training.recipe_rules import Value
 from pipelines.tuning.page_words import setting_text
@@ -80,12 +81,18 @@ class Panels:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Lowest and highest value of all panels, a little wider."""
+        """Lowest and highest value of all panels, a little wider, more so at the best end: there a figure is written."""
         values = [value for panel in self.panels for line in panel.lines for value in line.values]
         values += [panel.best[1] for panel in self.panels if panel.best]
         known = [value for value in values if not math.isnan(value)]
         room = max(0.06 * (max(known) - min(known)), 0.005)
-        return min(known) - room, max(known) + room
+        below, above = (3 * room, room) if self.lower_is_better else (room, 3 * room)
+        return min(known) - below, max(known) + above
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether the best values stand lowest."""
+        return self.metric in LOWER_IS_BETTER
 
     @property
     def ticks(self) -> tuple[float, ...]:

@@ -47,8 +47,8 @@ def panel_figure(panels: Panels, panel: Panel) -> str:
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        _paint_panel(axes, panels, panel, labelled=True)
-        axes.set(xlabel=_across(panels), ylabel=f"{metric_text(panels.metric)}, validation")
+        _paint_panel(axes, panels, panel)
+        axes.set(xlabel=_across(panels), ylabel=_up(panels))
         _legend(figure, axes, panels)
 
     place = panels.panels.index(panel) + 1
@@ -65,11 +65,13 @@ def whole_figure(panels: Panels) -> bytes:
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes in grid[len(panels.panels) :]:
             axes.set_visible(False)
-        for axes, panel in zip(grid, panels.panels, strict=False):
-            _paint_panel(axes, panels, panel, labelled=panel is panels.panels[0])
+        for place, (axes, panel) in enumerate(zip(grid, panels.panels, strict=False)):
+            _paint_panel(axes, panels, panel)
             axes.xaxis.set_tick_params(labelbottom=True)
-        figure.supxlabel(_across(panels), fontsize=11)
-        figure.supylabel(f"{metric_text(panels.metric)}, validation", fontsize=11)
+            if place % columns == 0:
+                axes.set_ylabel(_up(panels))
+            if place + columns >= len(panels.panels):
+                axes.set_xlabel(_across(panels))
         _legend(figure, grid[0], panels)
 
     said = " ".join(panel_said(panels, panel) for panel in panels.panels)
@@ -123,7 +125,7 @@ def map_figure(key: str, points: Sequence[ShownPoint], keys: tuple[str, str], me
     return draw(key, f"{metric_text(metric)} by {across} and {up}", said + ".", 110 + 34 * len(rows), paint)
 
 
-def _paint_panel(axes: Axes, panels: Panels, panel: Panel, labelled: bool) -> None:
+def _paint_panel(axes: Axes, panels: Panels, panel: Panel) -> None:
     """Lines, the grey ones below, and the ring."""
     axes.set_title(label(panel.backbone), fontsize=11.5, loc="left", pad=5, fontweight="bold" if panel.leads else None)
     for line in panel.lines:
@@ -136,20 +138,22 @@ def _paint_panel(axes: Axes, panels: Panels, panel: Panel, labelled: bool) -> No
             line.epochs, line.values, color=style.colour, linestyle=style.dashes, marker=style.marker if few else None,
         )  # fmt: skip
     if panel.best is not None:
-        _ring(axes, panel.best, panels.limits)
+        _ring(axes, panel.best, panels.lower_is_better)
     axes.set(ylim=panels.limits)
     _set_ticks(axes, panels)
 
 
-def _ring(axes: Axes, best: tuple[float, float], limits: tuple[float, float]) -> None:
-    """A ring at the best point and its value, above it where there is room."""
+def _ring(axes: Axes, best: tuple[float, float], below: bool) -> None:
+    """A ring at the best point and its value, on the side of it where no better one can stand."""
     axes.plot(
         *best, "o", markersize=11, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.6, zorder=5,
     )  # fmt: skip
-    high = best[1] > limits[0] + 0.86 * (limits[1] - limits[0])
+    left, right = axes.get_xlim()
+    across = (best[0] - left) / (right - left)
     axes.annotate(
-        number(best[1]), best, (0, -9 if high else 9), textcoords="offset points", ha="center",
-        va="top" if high else "bottom", fontsize=10.5, zorder=6,
+        number(best[1]), best, (0, -9 if below else 9), textcoords="offset points",
+        ha="left" if across < 0.1 else "right" if across > 0.9 else "center",
+        va="top" if below else "bottom", fontsize=10.5, zorder=6,
         bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
     )  # fmt: skip
 
@@ -181,6 +185,10 @@ def _legend_height(panels: Panels) -> float:
 
 def _across(panels: Panels) -> str:
     return "epochs" if panels.read_off else "epoch"
+
+
+def _up(panels: Panels) -> str:
+    return f"{metric_text(panels.metric)}, validation{' (lower is better)' if panels.lower_is_better else ''}"
 
 
 def _set_ticks(axes: Axes, panels: Panels) -> None:
