@@ -28,7 +28,7 @@ from pipelines.tuning.plan import Plan
 from pipelines.tuning.points import DONE, FAILED, STOPPED, Point, plain_settings
 from pipelines.tuning.progress import TuneReport
 from pipelines.tuning.ranking import how_sure
-from pipelines.tuning.registering import Registered, make, promote, register, register_backbone
+from pipelines.tuning.registering import BYTES_A_PARAMETER, Registered, make, promote, register, register_backbone
 from pipelines.tuning.report import search_page
 
 PAGE = "search.html"
@@ -196,7 +196,7 @@ def _backbone_row(config: TuneConfig, plan: Plan, search: Search, board: Board, 
         backbone=backbone,
         weights={"imagenet": "published", "none": "none"}.get(weights, paths.name(paths.canonical(weights))),
         parameters=said.get("parameters"),
-        megabytes=said["megabytes"] if said else None,
+        megabytes=said["parameters"] * BYTES_A_PARAMETER / 1e6 if said else None,
         points=sum(point.recipe.backbone == backbone for point in plan.points),
         trainings=sum(training.recipe.backbone == backbone for training in plan.trainings),
         feature_seconds=search.feature_seconds.get(backbone),

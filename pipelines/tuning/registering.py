@@ -26,6 +26,7 @@ BEST = "best"
 """The folder, below the search's, of the bundles of each backbone's best point: a MODELS folder of its own."""
 
 BYTES_A_PARAMETER = 4
+"""As 32-bit numbers."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,6 @@ class Registered:
     name: str
     model_id: str
     parameters: int
-
-    @property
-    def megabytes(self) -> float:
-        """Of all weights as 32-bit numbers, 10^6 bytes."""
-        return self.parameters * BYTES_A_PARAMETER / 1e6
 
 
 class WeightsGone(Exception):
