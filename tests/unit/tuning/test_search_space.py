@@ -89,6 +89,7 @@ def test_the_order_of_the_options_changes_numbers_only(grid: dict[str, list[str]
     assert {point.key for point in points_of(texts)} == {point.key for point in points_of(shuffled)}
 
 
+@settings(max_examples=50)
 @given(random_grids(), st.integers(1, 20), st.integers(0, 2**40))
 def test_the_order_of_the_options_leaves_what_is_drawn(texts: list[str], count: int, seed: int) -> None:
     drawn = points_of(texts, count, seed)
@@ -96,6 +97,7 @@ def test_the_order_of_the_options_leaves_what_is_drawn(texts: list[str], count: 
     assert [(point.number, point.key) for point in drawn] == [(point.number, point.key) for point in again]
 
 
+@settings(max_examples=50)
 @given(random_grids(), st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**40))
 def test_a_larger_draw_begins_with_the_smaller_one(texts: list[str], count: int, more: int, seed: int) -> None:
     few, many = points_of(texts, count, seed), points_of(texts, count + more, seed)
