@@ -28,7 +28,7 @@ from pipelines.tuning.plan import Plan
 from pipelines.tuning.points import DONE, FAILED, STOPPED, Point, plain_settings
 from pipelines.tuning.progress import TuneReport
 from pipelines.tuning.ranking import how_sure
-from pipelines.tuning.registering import BYTES_A_PARAMETER, Registered, make, promote, register, register_backbone
+from pipelines.tuning.registering import BYTES_A_PARAMETER, Registered, make, register, register_backbone
 from pipelines.tuning.report import search_page
 
 PAGE = "search.html"
@@ -103,15 +103,17 @@ def _registered(
             continue
         own, ready, made = make(config, ground, search.folder, point, about, connect, tell)
         if not stands:
-            best_of[backbone] = _record(register_backbone(own, made, search.folder, point))
+            written = register_backbone(own, made, search.folder, point)
+            best_of[backbone] = {**_record(written), "bundle": paths.relative(written.bundle, search.folder)}
             search = replace(search, best_of=best_of)
             save_search(search)
         if named:
             written = register(own, ready, made, point, config.refit, connect, tell)
-            search = replace(search, registered={**_record(written), "refit": config.refit})
+            version = written.bundle.rpartition("/")[2]
+            search = replace(search, registered={**_record(written), "version": version, "refit": config.refit})
             save_search(search)
     if config.promote and search.registered is not None:
-        promote(search.registered["bundle"])
+        registry.promote(_version_place(config, search.registered))
     return search
 
 
@@ -191,7 +193,6 @@ def _histories(folder: str, plan: Plan, board: Board) -> dict[str, Sequence[Row]
 def _backbone_row(config: TuneConfig, plan: Plan, search: Search, board: Board, backbone: str) -> BackboneRow:
     best, said = board.leaders.get(backbone), search.best_of.get(backbone, {})
     weights = config.weights[backbone]
-    place = said.get("bundle")
     return BackboneRow(
         backbone=backbone,
         weights={"imagenet": "published", "none": "none"}.get(weights, paths.name(paths.canonical(weights))),
@@ -202,7 +203,7 @@ def _backbone_row(config: TuneConfig, plan: Plan, search: Search, board: Board, 
         feature_seconds=search.feature_seconds.get(backbone),
         training_seconds=board.training_seconds(backbone),
         best=best.key if best else None,
-        bundle=paths.relative(place, search.folder) if place else None,
+        bundle=said.get("bundle"),
     )
 
 
@@ -266,8 +267,8 @@ def _report(
         page=page,
         sureness=str((search.sureness or {}).get("sentence", "")),
         model=registered.get("name"),
-        path=registered.get("bundle"),
+        path=_version_place(config, registered) if registered else None,
         champion=crowned.version if crowned else None,
-        backbones={backbone: said["bundle"] for backbone, said in search.best_of.items()},
+        backbones={name: paths.join(search.folder, said["bundle"]) for name, said in search.best_of.items()},
         warnings=tuple(_concerns(config, ground)),
     )

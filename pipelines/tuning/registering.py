@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.models import registry
 from pipelines.models.bundle import Bundle
 from pipelines.storage import paths
 from pipelines.training import writing
@@ -123,11 +122,6 @@ def register(
     """
     final = refit(config, ready, made, connect, tell) if again else made
     return _registered(writing.write(config, final), final, point)
-
-
-def promote(bundle: str) -> None:
-    """Make a version, given by its folder, the champion of its name."""
-    registry.promote(bundle)
 
 
 def _registered(bundle: Bundle, made: Made, point: Point) -> Registered:
