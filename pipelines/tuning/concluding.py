@@ -120,17 +120,19 @@ def _registered(
 def _is_named(config: TuneConfig, search: Search, point: Point) -> bool:
     """Whether a version of the model's name holds this point already."""
     said = search.registered
-    return (
-        said is not None and (said["point"], said["refit"]) == (point.key, config.refit) and _is_there(said["bundle"])
-    )
+    if said is None or (said["point"], said["refit"]) != (point.key, config.refit):
+        return False
+    return files.exists(paths.join(_version_place(config, said), BUNDLE_FILE))
 
 
-def _is_there(bundle: str) -> bool:
-    return files.exists(paths.join(bundle, BUNDLE_FILE))
+def _version_place(config: TuneConfig, registered: Mapping[str, Any]) -> str:
+    """The folder of the version that a search made; MODELS may have moved since."""
+    return paths.join(paths.canonical(config.train.models), config.train.name, registered["version"])
 
 
 def _record(written: Registered) -> dict[str, Any]:
-    return vars(written)
+    """What search.json says of a bundle, but where it lies."""
+    return {name: value for name, value in vars(written).items() if name != "bundle"}
 
 
 def _told(search: Search, board: Board, point: Point) -> dict[str, Any]:
@@ -269,6 +271,6 @@ def _report(
         model=registered.get("name"),
         path=_version_place(config, registered) if registered else None,
         champion=crowned.version if crowned else None,
-        backbones={name: paths.join(search.folder, said["bundle"]) for name, said in search.best_of.items()},
+        backbones={name: paths.join(search.folder, own["bundle"]) for name, own in search.best_of.items()},
         warnings=tuple(_concerns(config, ground)),
     )
