@@ -81,7 +81,7 @@ class Panels:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Lowest and highest value of all panels, a little wider, more so at the best end: there a figure is written."""
+        """Lowest and highest value of all panels, a little wider; wider still at the best end, for the figure there."""
         values = [value for panel in self.panels for line in panel.lines for value in line.values]
         values += [panel.best[1] for panel in self.panels if panel.best]
         known = [value for value in values if not math.isnan(value)]
