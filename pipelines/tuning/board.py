@@ -12,11 +12,11 @@ import pyarrow as pa
 from pipelines.scoring.report import ScoreProgress
 from pipelines.tuning.answers import drop_variables, load_answer, load_answers, weights_kept
 from pipelines.tuning.leaderboard import leaderboard_row, leaderboard_table, write_leaderboard
+from pipelines.tuning.page_words import setting_text
 from pipelines.tuning.plan import Plan
 from pipelines.tuning.points import DONE, FAILED, STOPPED, Answer, Point, Training
 from pipelines.tuning.progress import Running, SearchProgress, TrialNews
 from pipelines.tuning.ranking import standing
-from pipelines.tuning.registering import settings_of
 
 SECONDS_BETWEEN_WRITES = 3.0
 
@@ -117,9 +117,11 @@ class Board:
 
     def forget(self, point: Point) -> None:
         """Have a point wait again."""
-        self._rows.pop(point.key, None)
-        if self._leaders.get(point.recipe.backbone) is point:
-            del self._leaders[point.recipe.backbone]
+        del self._rows[point.key]
+        backbone = point.recipe.backbone
+        if self._leaders.get(backbone) is point:
+            del self._leaders[backbone]
+            self._leaders |= {backbone: one for one in reversed(self.ranked()) if one.recipe.backbone == backbone}
 
     def table(self) -> pa.Table:
         """The leaderboard, a row for each point."""
@@ -175,7 +177,7 @@ class Board:
                 seconds_left=self._seconds_left(),
                 metric=self._metric,
                 running=tuple(self._shown(news) for news in self._running.values()),
-                best=settings_of(best) if best else {},
+                best=shown_settings(best) if best else {},
                 best_value=self.value(best) if best else math.nan,
             )
         )
@@ -190,7 +192,12 @@ class Board:
         return (self._clock() - self._began) / done * max(0, self._epochs_to_run - done)
 
 
+def shown_settings(point: Point) -> dict[str, str]:
+    """A point's settings for a person."""
+    return {key: setting_text(value) for key, value in point.settings.items()}
+
+
 def common_settings(training: Training) -> dict[str, str]:
     """The settings that all points of a training have in common, for a person."""
-    first, *others = (settings_of(point) for point in training.points)
+    first, *others = (shown_settings(point) for point in training.points)
     return {key: value for key, value in first.items() if all(other[key] == value for other in others)}

@@ -19,7 +19,7 @@ from pipelines.tuning.answers import load_answer, load_variables
 from pipelines.tuning.config import TuneConfig
 from pipelines.tuning.passes import Ground
 from pipelines.tuning.plan import base_key
-from pipelines.tuning.points import Point, plain_settings
+from pipelines.tuning.points import Point
 
 BEST = "best"
 """The folder, below the search's, of the bundles of each backbone's best point: a MODELS folder of its own."""
@@ -127,8 +127,3 @@ def register(
 def _registered(bundle: Bundle, made: Made, point: Point) -> Registered:
     parameters = made.network.backbone.count_params() + made.network.head.count_params()
     return Registered(point.key, bundle.uri, f"{bundle.name}@{bundle.version}", bundle.model_id, int(parameters))
-
-
-def settings_of(point: Point) -> dict[str, str]:
-    """A point's settings as a person reads them."""
-    return {key: str(value) for key, value in plain_settings(point.settings).items()}
