@@ -121,7 +121,8 @@ class Board:
         backbone = point.recipe.backbone
         if self._leaders.get(backbone) is point:
             del self._leaders[backbone]
-            self._leaders |= {backbone: one for one in reversed(self.ranked()) if one.recipe.backbone == backbone}
+            left = [one for one in self.ranked() if one.recipe.backbone == backbone]
+            self._leaders.update((backbone, one) for one in left[:1])
 
     def table(self) -> pa.Table:
         """The leaderboard, a row for each point."""

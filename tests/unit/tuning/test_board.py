@@ -135,9 +135,10 @@ def test_a_point_can_be_made_to_wait_again(tmp_path: Path) -> None:
     save(tmp_path, plan.points[1], 0.6)
     board.take_answered()
     board.forget(plan.points[0])
-    assert board.best is plan.points[1]
+    assert board.ranked() == [board.best] == [plan.points[1]]
     board.forget(plan.points[1])
-    assert board.best is None
+    assert board.ranked() == []
+    assert not board.leaders
     assert board.status(plan.points[0]) is None
     assert math.isnan(board.value(plan.points[0]))
 
