@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 PHASES = {**EVALUATION_PHASES, **TRAINING_PHASES, "searching": "points", "ranking": "how sure"}
 """What is counted in each phase: those of a training, of the search, and of the evaluation of `--test`."""
 
+WIDTH = 120
 SHOWN_TRAININGS = 16
 """Of those that run, so many stand in the table."""
 
@@ -209,8 +211,9 @@ def _best_lines(report: TuneReport) -> Iterator[str]:
     yield f"              {report.metric} {value} on validation, with the weights of epoch {kept:,}"
     others = [name for name in ("accuracy", "roc_auc", "log_loss") if name != report.metric and name in figures]
     yield f"              {', '.join(f'{name} {_figure(figures[name])}' for name in others)}"
-    if report.sureness:
-        yield f"  how sure    {report.sureness}"
+    yield from textwrap.wrap(
+        report.sureness, WIDTH, initial_indent="  how sure    ", subsequent_indent=" " * 14, break_on_hyphens=False
+    )
 
 
 def test_lines(tested: Mapping[str, Any]) -> Iterator[str]:

@@ -135,7 +135,7 @@ def _metrics(config: TuneConfig, search: Search, backbone: str, connect: Connect
             return there
     asked = EvaluateConfig(
         report=folder,
-        source=ModelOnImages(best["bundle"], config.train.data, Selection("test")),
+        source=ModelOnImages(paths.join(search.folder, best["bundle"]), config.train.data, Selection("test")),
         pictures=False,  # a folder of models travels further than images of patients should
         overwrite=True,
         who=config.train.who,
