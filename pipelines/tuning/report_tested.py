@@ -36,6 +36,7 @@ COMPARED = (
     "All backbones are tested on the same images, but no test between them is made here: where their intervals "
     "overlap, one being ahead of another may be chance. evaluate --against compares two of them image by image."
 )
+MOST_CONCERNS = 8
 _FEW_CLASSES = 4
 """Up to so many, two matrices stand beside each other."""
 _PAPER_NAMES = {own: paper for paper, own in FIGURE_NAMES.items()}
@@ -72,15 +73,18 @@ def sections(content: TestContent) -> tuple[Section, ...]:
 
 
 def _concerns(content: TestContent) -> tuple[str, ...]:
-    """What the backbones' own reports say, each sentence once with the backbones that say it."""
+    """What the backbones' own reports say: what is said of most of them first, each sentence once."""
     said: dict[str, list[str]] = {}
     for backbone, one in content.tested.items():
         for sentence in one.metrics.get("concerns", ()):
             said.setdefault(sentence, []).append(backbone)
     found = [COMPARED] if len(content.tested) > 1 else []
-    for sentence, backbones in said.items():
+    in_order = sorted(said.items(), key=lambda one: -len(one[1]))
+    for sentence, backbones in in_order[:MOST_CONCERNS]:
         whose = "" if len(backbones) == len(content.tested) else f" ({', '.join(backbones)})"
         found.append(f"{sentence}{whose}")
+    if len(in_order) > MOST_CONCERNS:
+        found.append(f"{whole(len(in_order) - MOST_CONCERNS)} more sentences stand in the backbones' own reports.")
     return tuple(found)
 
 

@@ -336,6 +336,16 @@ def test_each_backbone_has_its_matrix_its_curve_and_its_report(
     assert page.row("points", "learning_rate, published") == ["0.005", "0.005"]
 
 
+def test_of_many_things_to_be_careful_about_those_of_most_backbones_come_first() -> None:
+    content = draw_tested()
+    for place, one in enumerate(content.tested.values()):
+        own = [f"Sentence {place}.{number}." for number in range(9)]
+        one.metrics["concerns"][:] = [*own, "Said of all."]
+    page = Page(report.test_page(content))
+    said = " ".join(page.said.split())
+    assert 0 < said.index("Said of all.") < said.index("Sentence 0.0. (mobilenet_v2)") < said.index("11 more sentences")
+
+
 def test_without_a_paper_and_with_three_classes_nothing_published_is_shown() -> None:
     text = report.test_page(draw_tested(("a", "b", "c"), published=None))
     check_stands_alone(text)
