@@ -37,8 +37,8 @@ def backbone_section(content: SearchContent, points: Sequence[ShownPoint]) -> Se
         ("Size, MB", lambda row: ABSENT if row.megabytes is None else f"{row.megabytes:,.1f}"),
         ("Points", lambda row: whole(row.points)),
         ("Trainings", lambda row: whole(row.trainings)),
-        ("Feature passes", lambda row: ABSENT if row.feature_seconds is None else seconds_text(row.feature_seconds)),
-        ("Epochs of trainings", lambda row: seconds_text(row.training_seconds)),
+        ("Feature pass time", lambda row: ABSENT if row.feature_seconds is None else seconds_text(row.feature_seconds)),
+        ("Training time", lambda row: seconds_text(row.training_seconds)),
     )
     for name, text in words:
         maker.add(name, [text(row) for row in rows])
@@ -50,7 +50,7 @@ def backbone_section(content: SearchContent, points: Sequence[ShownPoint]) -> Se
     ranges = [_range(points, row.backbone) for row in rows]
     maker.add(f"{FIGURE_LABELS[content.metric]}, lowest–highest of its points", ranges)
     if any(row.bundle for row in rows):
-        maker.add("Kept as", [Cell(row.bundle or ABSENT, plain=True) for row in rows])
+        maker.add("Kept as", [row.bundle or ABSENT for row in rows])
     blocks: list[Block] = [maker.made()]
     if content.published and content.published.grid:
         blocks += _published_grid(content.published.source, content.published.grid, rows)
