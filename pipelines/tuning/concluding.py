@@ -29,9 +29,9 @@ from pipelines.tuning.points import DONE, FAILED, STOPPED, Point, plain_settings
 from pipelines.tuning.progress import TuneReport
 from pipelines.tuning.ranking import how_sure
 from pipelines.tuning.registering import BYTES_A_PARAMETER, Registered, make, register, register_backbone
-from pipelines.tuning.report import search_page
+from pipelines.tuning.report import SEARCH_FILE, figure_1, search_page
 
-PAGE = "search.html"
+FIGURE = "figure-1.svg"
 MOST_HISTORIES = 200
 """Of a larger search the page shows the course of the best ones alone."""
 
@@ -78,8 +78,7 @@ def conclude(
         sureness=None if sureness is None else asdict(sureness),
         seconds=search.seconds + time.monotonic() - ran[1],
     )
-    page = paths.join(search.folder, PAGE)
-    files.write_atomic(page, search_page(_content(config, ground, plan, search, board, sureness)).encode())
+    page = _write_page(search.folder, _content(config, ground, plan, search, board, sureness))
     save_search(search)
     if best is None:
         reasons = {row["error"] for row in board.table().select(["error"]).to_pylist()} - {None}
@@ -88,6 +87,15 @@ def conclude(
             f"See the reasons in {leaderboard}, and search other values.",
         )
     return _report(config, ground, plan, search, board, leaderboard, page, ran)
+
+
+def _write_page(folder: str, content: SearchContent) -> str:
+    """Write search.html, and its first figure by itself, for a paper or a slide."""
+    figure, page = figure_1(content), paths.join(folder, SEARCH_FILE)
+    if figure is not None:
+        files.write_atomic(paths.join(folder, FIGURE), figure)
+    files.write_atomic(page, search_page(content).encode())
+    return page
 
 
 def _registered(
@@ -222,6 +230,11 @@ def _concerns(config: TuneConfig, ground: Ground) -> list[str]:
         told.append(
             "Poor trainings were ended early, judged by those that came before them: another run of the same search "
             "may end others."
+        )
+    if config.refit:
+        told.append(
+            "The version that holds the best point was trained again on the training and validation images together "
+            "(--refit): what stands here is of the model before that."
         )
     told.extend(ground.data.audit.warnings())
     return told
