@@ -134,9 +134,10 @@ def compare_with_best(
     beforehand would leave out 0 far too often. So a point is held against all others at once, in resamples of whole
     groups that all points share. With d_ij the difference of j and i, s_ij its standard error and d*_ij that of a
     resample, c_i is the 95 % quantile of max_j |d*_ij - d_ij| / s_ij, and the interval of the best against i is
-    d ± c_i · s. If i is truly the best, it is told apart from the chosen one in about 5 of 100 such searches, however
-    many points there are (of 15 and 30 equal ones, in 3 and 7; by intervals of two points alone, in 17 and 32; multiple comparisons with the best: Hsu, Ann Stat 9 (1981); by resampling: Westfall and
-    Young, 1993). Of two points it is the usual interval of one difference.
+    d ± c_i · s (multiple comparisons with the best: Hsu, Ann Stat 9 (1981); by resampling: Westfall and Young, 1993).
+    If i is truly the best, it is told apart from the chosen one in about 5 of 100 such searches, however many points
+    there are: of 15 and 30 equal ones it was in 3 and 7, and by intervals of two points each in 17 and 32. Of two
+    points it is the usual interval of one difference.
 
     Args:
         answers: Probabilities of P points, `[N, K]` each; the first is the best.
