@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from pipelines.evaluation.metrics import METRIC_NAMES
 from pipelines.training.history import Row, history_row
-from pipelines.tuning.answers import answered, drop_variables, load_answer, load_answers, load_variables, save_answer
+from pipelines.tuning.answers import (
+    answered,
+    drop_variables,
+    load_answer,
+    load_answers,
+    load_variables,
+    save_answer,
+    weights_kept,
+)
 from pipelines.tuning.points import DONE, FAILED, STOPPED, Answer
 
 FIGURES = ("loss", "accuracy", "val_loss", "val_accuracy", "val_f1", "learning_rate", "seconds")
@@ -151,7 +159,9 @@ def test_weights_are_read_in_their_order_and_dropped_alone(tmp_path: Path) -> No
     for one, other in zip(read, variables, strict=True):
         assert one.dtype == other.dtype and one.shape == other.shape and np.array_equal(one, other)
     assert load_variables(str(tmp_path), "bb") is None
+    assert weights_kept(str(tmp_path)) == {"aa"}
     drop_variables(str(tmp_path), ["aa", "bb", "cc"])
+    assert weights_kept(str(tmp_path)) == set()
     assert load_variables(str(tmp_path), "aa") is None and answered(str(tmp_path)) == {"aa", "bb"}
 
 
