@@ -95,29 +95,29 @@ class TrainingRun:
         Raises:
             TryLater: If the disk is full or storage does not answer.
         """
-        until, status, error = time.monotonic() + seconds, RUNNING, None
-        try:
-            self._answer()
-            while not self._fit.standing.finished:
+        until = time.monotonic() + seconds
+        self._answer()
+        while not self._fit.standing.finished:
+            try:
                 next(self._epochs)
-                self._answer()
-                if time.monotonic() >= until or self._fit.standing.epoch in rungs:
-                    break
-        except UsageError as refused:
-            status, error = FAILED, refused.message
-            self._give_up(refused.message)
-        if self._fit.standing.finished:
-            status = DONE
-            self._close()
-        return self._standing(status, metric, error)
+            except UsageError as refused:
+                self._give_up(refused.message)
+                return self._standing(FAILED, metric, refused.message)
+            self._answer()
+            if time.monotonic() >= until or self._fit.standing.epoch in rungs:
+                break
+        if not self._fit.standing.finished:
+            return self._standing(RUNNING, metric)
+        self._close()
+        return self._standing(DONE, metric)
 
     def end_early(self, metric: str) -> TrialStanding:
         """Answer the points that it has not come to by what there is now, and be done."""
         self._save(self._marks, STOPPED)
         self._close()
-        return self._standing(STOPPED, metric, None)
+        return self._standing(STOPPED, metric)
 
-    def _standing(self, status: str, metric: str, error: str | None) -> TrialStanding:
+    def _standing(self, status: str, metric: str, error: str | None = None) -> TrialStanding:
         standing = self._fit.standing
         value = standing.history[-1][VALIDATION_COLUMNS[metric]] if standing.history else math.nan
         return TrialStanding(status, standing.epoch, value, error)
