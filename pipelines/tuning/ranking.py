@@ -243,11 +243,10 @@ def _reach(drawn: Floats, whole: Floats) -> float:
 
 def _sentence(metric: str, alike: Sequence[Point], second: Near, compared: int, of: int, groups: int) -> str:
     """How sure the ranking is, in words."""
-    figure = metric_text(metric)
-    lead = (
-        f"the best is better than the second by {second.difference:.4f} in {figure} "
-        f"(95 % interval {second.low:+.4f} to {second.high:+.4f})"
-    )
+    figure, ends = metric_text(metric), f"(95 % interval {second.low:+.4f} to {second.high:+.4f})"
+    lead = f"the best is better than the second by {second.difference:.4f} in {figure} {ends}"
+    if second.difference == 0:
+        lead = f"the best and the second have the same {figure} {ends}"
     basis = f"Intervals hold for all comparisons together, over {groups:,} groups of images"
     seen = f"{basis}; of {of:,} points the best {compared:,} were compared." if of > compared else f"{basis}."
     if len(alike) == 1:

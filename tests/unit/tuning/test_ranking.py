@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -158,7 +159,7 @@ def dataset_of(labels: NDArray[np.int64], groups: list[str]) -> Dataset:
     return Dataset(("benign", "malignant"), {"val": part}, pa.table({}), {}, (), audit)
 
 
-def save(folder: Path, point: Point, logits: Floats | None) -> None:
+def save(folder: Path, point: Point, logits: NDArray[Any] | None) -> None:
     kept = None if logits is None else logits.astype(np.float32)
     save_answer(str(folder), Answer(point.key, "t", DONE, None, (), 1, 1, kept), None)
 
@@ -200,6 +201,16 @@ def test_a_clear_winner_is_told_apart_from_all(tmp_path: Path) -> None:
     found = how_sure(str(tmp_path), "log_loss", points[0], points[1:], data, (1,))
     assert found is not None and found.second is not None and found.near == () and found.second.low > 0
     assert found.sentence.startswith("The best point is told apart from the other 2 points: the best is better than")
+
+
+def test_points_of_the_same_figure_are_said_to_have_it(tmp_path: Path) -> None:
+    points = points_of(2)
+    data = searched(tmp_path, points, [1.0, 1.0])
+    answer = load_answer(str(tmp_path), points[0].key)
+    assert answer is not None
+    save(tmp_path, points[1], answer.logits)
+    found = how_sure(str(tmp_path), "roc_auc", points[0], points[1:], data, (1,))
+    assert found is not None and "the best and the second have the same ROC AUC (95 % interval" in found.sentence
 
 
 def test_of_a_thousand_points_only_the_nearest_are_read_and_it_says_so(tmp_path: Path) -> None:
