@@ -67,7 +67,8 @@ def parse_room(text: str) -> dict[str, float]:
         What was said of `cpu` and `gpu`.
 
     Raises:
-        UsageError: If it is anything else, or an amount that Ray cannot give: above one only whole ones.
+        UsageError: If it is anything else, says one of them twice, or is an amount that Ray cannot give: above one
+            only whole ones.
     """
     said: dict[str, float] = {}
     for part in filter(None, map(str.strip, text.split(","))):
@@ -78,6 +79,8 @@ def parse_room(text: str) -> dict[str, float]:
                 f"--resources {text!r} is not understood at {part!r}.",
                 "Say what each trial gets, as cpu=2 or cpu=0.5,gpu=0.25; above one only whole numbers.",
             )
+        if name in said:
+            raise UsageError(f"--resources {text!r} says {name} twice.", "Say it once.")
         said[name] = amount
     return said
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 KEPT = 3
 """The best one of so many trainings goes on from each rung."""
-RUNGS = 3
-"""So often at most a training can be ended."""
+LEAST = 27
+"""Every training gets one of so many of the longest one's epochs."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,14 @@ class Asha:
     @property
     def first(self) -> int:
         """Epochs that every training gets."""
-        return max(1, self.epochs // int(KEPT**RUNGS))
+        return max(1, self.epochs // LEAST)
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """Numbers of epochs after which a training may be ended, rising."""
-        rungs = (self.first * KEPT**number for number in range(RUNGS))
-        return tuple(rung for rung in rungs if rung < self.epochs)
+        """Numbers of epochs after which a training may be ended, rising; each is three times the one before."""
+        rungs = []
+        rung = self.first
+        while rung < self.epochs:
+            rungs.append(rung)
+            rung *= KEPT
+        return tuple(rungs)
