@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 
 from pipelines.storage import files, paths
@@ -33,7 +34,7 @@ def identity(config: TuneConfig, found: Found) -> dict[str, str]:
     return {
         "data": digest.hexdigest(),
         "recipe": _hash(json.dumps(config.train.recipe.values(), sort_keys=True).encode()),
-        "weights": ", ".join(f"{backbone} {_weights(said)}" for backbone, said in sorted(config.weights.items())),
+        "weights": ", ".join([_weights(config.train.weights), *_named(config.weights_of)]),
         "positive": ", ".join(classes[number] for number in found.positive),
         "seed": str(config.train.seed),
         "release": ", ".join(f"{name} {version(name)}" for name in _LIBRARIES),
@@ -47,6 +48,10 @@ def split_digest(data: Dataset) -> str:
         part = data.part(name)
         digest.update("".join(part.images["content_sha256"].to_pylist()).encode() + part.labels.tobytes())
     return digest.hexdigest()
+
+
+def _named(weights_of: Mapping[str, str]) -> list[str]:
+    return [f"{backbone}={_weights(said)}" for backbone, said in sorted(weights_of.items())]
 
 
 def _weights(weights: str) -> str:

@@ -10,13 +10,14 @@ from typing import Any
 
 from pipelines.errors import UsageError
 from pipelines.models import registry
+from pipelines.models.backbones import check_weights
 from pipelines.storage import paths
 from pipelines.storage.leases import Lease
 from pipelines.training.arrays import make_job
 from pipelines.training.owned_folder import owned_folder
 from pipelines.training.preparation import Connect, Found, Tell, find
 from pipelines.training.reach import refuse_unseen
-from pipelines.tuning.answers import answered, weights_kept
+from pipelines.tuning.answers import load_answers, weights_kept
 from pipelines.tuning.board import Board
 from pipelines.tuning.capacity import choose_room, refuse_impossible
 from pipelines.tuning.concluding import conclude
@@ -45,7 +46,7 @@ def plan_only(config: TuneConfig, cpus: int, tell: Tell) -> PlanReport:
     """
     plan, found = make_plan(config.points), _find(config, tell)
     search = _earlier(config, found)
-    remaining = without(plan, answered(search.folder)) if search else plan
+    remaining = without(plan, _answered(plan, search.folder)) if search else plan
     images = found.labelled.table.num_rows
     return PlanReport(search.id if search else None, images, plan, remaining, estimate(remaining, images, cpus))
 
@@ -74,7 +75,8 @@ def tune(config: TuneConfig, connect: Connect, tell: Tell) -> TuneReport:
         found = _find(config, tell)  # what the search itself has registered must not decide its split
     with Lease.acquire(search.folder) as lease:
         lease.start_renewing()
-        refuse_if_tested(search, [point.key for point in without(plan, answered(search.folder)).points])
+        search = _earlier(config, found) or search  # as the last owner left it
+        refuse_if_tested(search, [point.key for point in without(plan, _answered(plan, search.folder)).points])
         connect = _checked(config, plan, search.folder, connect)
         ground = stand_on(config, found, plan.points[0].recipe, connect, tell)
         search = _of_split(with_command(search, config), split_digest(ground.data))
@@ -90,8 +92,10 @@ def tune(config: TuneConfig, connect: Connect, tell: Tell) -> TuneReport:
 
 def _find(config: TuneConfig, tell: Tell) -> Found:
     """The images; where one backbone's weights are `none`, with those that it may look at."""
-    words = config.weights.values()
-    found = find(replace(config.train, weights="none" if "none" in words else next(iter(words))), tell)
+    said = [config.train.weights, *config.weights_of.values()]
+    for weights in said:
+        check_weights(weights)
+    found = find(replace(config.train, weights="none" if "none" in said else config.train.weights), tell)
     for recipe in {point.recipe.loss: point.recipe for point in config.points}.values():
         recipe.check_classes(len(found.labelled.classes))
     return found
@@ -100,6 +104,11 @@ def _find(config: TuneConfig, tell: Tell) -> Found:
 def _earlier(config: TuneConfig, found: Found) -> Search | None:
     """The search that this command continues."""
     return find_search(config.train.models, config.train.name, identity(config, found), config.search)
+
+
+def _answered(plan: Plan, folder: str) -> set[str]:
+    """Keys of the points that have an answer that can be read."""
+    return {answer.point for answer in load_answers(folder, [point.key for point in plan.points])}
 
 
 def _of_split(search: Search, digest: str) -> Search:
