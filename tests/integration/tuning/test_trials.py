@@ -20,13 +20,15 @@ from cluster.session import ClusterSize, start_or_join
 from pipelines.errors import NightreadError
 from pipelines.training import checkpoint
 from pipelines.training.checkpoint import Standing
+from pipelines.training.feeding import open_arrays
 from pipelines.training.job import FitJob
+from pipelines.training.steps import Place
 from pipelines.tuning.answers import answered, load_answer, load_variables
 from pipelines.tuning.capacity import TrialRoom
 from pipelines.tuning.points import DONE, FAILED, STOPPED
 from pipelines.tuning.progress import TrialNews
 from pipelines.tuning.scheduling import Asha
-from pipelines.tuning.trial import TrialSpec
+from pipelines.tuning.trial import TrainingRun, TrialSpec
 from pipelines.tuning.trials import SECONDS_TO_END, run_trials
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
@@ -151,6 +153,26 @@ def test_a_training_that_diverges_and_one_that_is_killed_cost_nobody_else_anythi
     assert answer.history[-1]["val_loss"] == pytest.approx(alone.history[-1]["val_loss"], abs=1e-5)
     # It went on from its checkpoint: even how long the epochs took is as it was.
     assert answer.history[: before[0].epoch] == before[0].history
+
+
+def test_a_training_whose_checkpoint_is_ahead_of_its_answers_begins_anew(tmp_path: Path, job: FitJob) -> None:
+    """As after a kill between the two; with the answers there it goes on, and leaves them as they are."""
+    one = spec(job, tmp_path, 0, (2, 300), learning_rate=1e-4)
+    arrays, place = open_arrays(one.job, str(tmp_path)), Place()
+    run = TrainingRun(one, place, arrays)
+    while (standing := checkpoint.load(one.job.checkpoint, one.job.key())) is None or standing.epoch <= 2:
+        assert run.go_on(0, (), "accuracy").status == "running"
+    early = tmp_path / "points" / f"{point(0, 2)}.npz"
+    written = early.read_bytes()
+    assert TrainingRun(one, place, arrays).go_on(0, (), "accuracy").epoch == standing.epoch + 1
+    assert early.read_bytes() == written
+    early.unlink()
+    again = TrainingRun(one, place, arrays)
+    assert again.go_on(0, (), "accuracy").epoch == 1
+    assert again.go_on(3600, (5,), "accuracy").epoch == 5
+    assert again.end_early("accuracy").status == STOPPED
+    answers = [load_answer(str(tmp_path), point(0, mark)) for mark in one.marks]
+    assert [answer and (answer.status, len(answer.history)) for answer in answers] == [(DONE, 2), (STOPPED, 5)]
 
 
 def test_one_whose_process_dies_again_and_again_has_no_answer_and_is_tried_by_the_next_search(
