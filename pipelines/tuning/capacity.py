@@ -13,9 +13,9 @@ from pipelines.errors import UsageError
 
 LEAST = 0.01
 SECONDS_TO_GROW = 30.0
-"""An autoscaler that can meet a demand begins to start a node within this time; it looks every few seconds."""
+"""An autoscaler that can meet a demand starts a node within this time; it looks every few seconds."""
 SECONDS_TO_START = 900.0
-"""A node that is being started is there within this time."""
+"""So long at most is waited for nodes that are being started."""
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -151,12 +151,13 @@ def _comes(room: TrialRoom) -> bool:
 
     bundle = {"CPU": room.cpus} | ({"GPU": room.gpus} if room.gpus else {})
     demand = placement_group([bundle])
-    began, seen = time.monotonic(), False
+    began = quiet_since = time.monotonic()
     try:
-        while time.monotonic() - began < (SECONDS_TO_START if seen else SECONDS_TO_GROW):
+        while time.monotonic() - quiet_since < SECONDS_TO_GROW and time.monotonic() - began < SECONDS_TO_START:
             if demand.wait(SECONDS_BETWEEN_LOOKS):
                 return True
-            seen = seen or _is_starting()
+            if _is_starting():
+                quiet_since = time.monotonic()
     finally:
         remove_placement_group(demand)
     return False
