@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import io
 import json
@@ -16,9 +15,11 @@ from jobs.evaluation_sources import ModelOnImages
 from pipelines.errors import UsageError
 from pipelines.evaluation.writing import METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE
 from pipelines.models.record import plain
+from pipelines.models.registry import resolve
 from pipelines.scoring.report import ScoreProgress
 from pipelines.storage import files, paths
 from pipelines.storage.leases import Lease
+from pipelines.training.inherit import read_split
 from pipelines.training.labelled_parts import Selection
 from pipelines.tuning.folder import RECORD_FILE, Search, find_search, save_search
 from pipelines.tuning.points import plain_settings
@@ -62,12 +63,10 @@ def run_test(config: TuneConfig, report: TuneReport, connect: Connect, tell: Tel
         earlier = _found_before(search.folder)
         if earlier is not None:
             return {**earlier, "page": paths.join(search.folder, PAGE_FILE), "again": True}
+        _refuse_without_test_part(report)
         search = _closed(search)
-        tested: dict[str, dict[str, Any]] = {}
-        for backbone in _backbones(config, search):
-            with _opened_again_if_nothing_was_seen(search):
-                metrics = _metrics(config, search, backbone, connect, tell)
-            tested[backbone] = metrics
+        backbones = _backbones(config, search)
+        tested = {backbone: _metrics(config, search, backbone, connect, tell) for backbone in backbones}
         return _write(config, search, tested)
 
 
@@ -109,15 +108,14 @@ def _closed(search: Search) -> Search:
     return closed
 
 
-@contextlib.contextmanager
-def _opened_again_if_nothing_was_seen(search: Search) -> Any:
-    """Where there is no test part at all, nothing was chosen by it."""
-    try:
-        yield
-    except UsageError:
-        if not files.list_names(paths.join(search.folder, TEST_FOLDER)):
-            save_search(replace(search, tested=None))
-        raise
+def _refuse_without_test_part(report: TuneReport) -> None:
+    """The search stays open where nothing could be tested."""
+    bundle = resolve(next(iter(report.backbones.values())))
+    if "test" not in read_split(bundle).part_of.values():
+        raise UsageError(
+            f"The search {report.search} has no test part: all its images train and validate.",
+            "Search with --set test_share=0.2, or on data that name a test part.",
+        )
 
 
 def _backbones(config: TuneConfig, search: Search) -> list[str]:

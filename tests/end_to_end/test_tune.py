@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +18,26 @@ import pytest
 from pipelines.demo.archive import draw_archive
 
 COMMAND = [sys.executable, "-m", "jobs"]
-MANY_EPOCHS = 1500
+MANY_EPOCHS = 800
 """A head that is trained so long is still training when the first points are answered."""
 DIVERGING = 10.0
 """A rate at which two layers without a bend between them soon hold no numbers any more."""
+GRID = ["--grid", f"learning_rate=0.001,0.003,{DIVERGING:g}", "--grid", f"epochs=2,{MANY_EPOCHS}"]
+LARGER_GRID = ["--grid", f"learning_rate=0.001,0.002,0.003,{DIVERGING:g}", *GRID[2:]]
 SETTINGS = ("input_size=96", "early_stopping=0", "optimizer=sgd", "momentum=0.9", "dense_units=64", "activation=linear")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Place:
     """A drawn archive, and what is searched on it.
 
     Attributes:
         home: Where all lies.
         arguments: Of every command.
-        grid: Of the search that is stopped and killed.
-        before: Content of each answer that was there when the driver was killed.
-        stopped: How the command ended that was interrupted.
-        resumed: How the one that went on ended.
     """
 
     home: Path
     arguments: list[str]
-    grid: list[str]
-    before: dict[str, bytes] = field(default_factory=dict)
-    stopped: int = 0
-    resumed: Any = None
 
     @property
     def search(self) -> Path:
@@ -65,7 +59,7 @@ def start_and_end(place: Place, environment: dict[str, str], number: signal.Sign
     """Start the search and send it a signal once a point more than before is answered; the exit code."""
     count = len(place.answers())
     process = subprocess.Popen(
-        [*COMMAND, *place.arguments, *place.grid],
+        [*COMMAND, *place.arguments, *GRID],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -81,21 +75,46 @@ def start_and_end(place: Place, environment: dict[str, str], number: signal.Sign
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str], nightread: Callable) -> Place:
-    """A search that was stopped by Ctrl-C, then killed, then brought to its end."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Where nothing was searched yet."""
     home = tmp_path_factory.mktemp("tuned")
     drawn = draw_archive(home / "drawn", 3, labelled=60, archive=1)
     arguments = ["tune", str(drawn.labelled), "--models", str(home / "models"), "--name", "cells"]
     arguments += ["--weights", "none", "--recipe", "frozen", "--cache", str(home / "cache")]
     for setting in SETTINGS:
         arguments += ["--set", setting]
-    grid = ["--grid", f"learning_rate=0.001,0.003,{DIVERGING:g}", "--grid", f"epochs=2,{MANY_EPOCHS}"]
-    place = Place(home, arguments, grid)
-    place.stopped = start_and_end(place, environment, signal.SIGINT)
+    return Place(home, arguments)
+
+
+@pytest.fixture(scope="module")
+def stopped(place: Place, environment: dict[str, str]) -> int:
+    """Exit code of the search, stopped by Ctrl-C."""
+    return start_and_end(place, environment, signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def killed(place: Place, stopped: int, environment: dict[str, str]) -> dict[str, bytes]:
+    """The answers that were there when the driver was killed."""
     start_and_end(place, environment, signal.SIGKILL)
-    place.before = place.answers()
-    place.resumed = nightread(*arguments, *grid, "--json")
-    return place
+    return place.answers()
+
+
+@pytest.fixture(scope="module")
+def finished(place: Place, killed: dict[str, bytes], nightread: Callable) -> Any:
+    """The same command, which goes on to the end."""
+    done = nightread(*place.arguments, *GRID, "--json")
+    assert done.code == 0, done.err
+    return done
+
+
+@pytest.fixture(scope="module")
+def enlarged(place: Place, finished: Any, nightread: Callable) -> Any:
+    """The same search with a further rate, then tested."""
+    before = place.answers()
+    done = nightread(*place.arguments, *LARGER_GRID, "--test", "--json")
+    assert done.code == 0, done.err
+    assert before.items() <= place.answers().items()
+    return done
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path: Path, nightread: Callable) -> None:
@@ -113,19 +132,27 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path: Path, nightread: 
     assert not models.exists()
 
 
-def test_the_same_command_goes_on_and_nothing_finished_is_lost(place: Place) -> None:
-    assert place.stopped == 130
-    done = place.resumed
-    assert done.code == 0, done.err
-    assert place.before and place.before.items() <= place.answers().items()
-    answer = done.answer
+def test_ctrl_c_ends_a_search_with_its_own_code(stopped: int) -> None:
+    assert stopped == 130
+
+
+def test_what_was_finished_when_the_driver_was_killed_is_kept(place: Place, killed: dict[str, bytes]) -> None:
+    assert 2 <= len(killed) <= 6
+    assert (place.search / "search.json").exists()
+
+
+def test_the_same_command_goes_on_and_nothing_finished_is_lost(
+    place: Place, killed: dict[str, bytes], finished: Any
+) -> None:
+    assert killed.items() <= place.answers().items()
+    answer = finished.answer
     assert (answer["search"], answer["trials"], answer["trainings"]) == ("s1", 6, 3)
     assert (answer["finished"], answer["failed"]) == (5, 1)
     assert Path(answer["leaderboard"]) == place.search / "leaderboard.parquet"
     assert not list(place.search.glob("trainings/*"))
 
 
-def test_a_training_that_diverges_is_a_row_with_its_reason(place: Place) -> None:
+def test_a_training_that_diverges_is_a_row_with_its_reason(place: Place, finished: Any) -> None:
     rows = place.rows()
     assert len(rows) == 6
     diverged = rows[(str(DIVERGING), "", str(MANY_EPOCHS))]
@@ -133,8 +160,8 @@ def test_a_training_that_diverges_is_a_row_with_its_reason(place: Place) -> None
     assert sorted(int(row["rank"]) for row in rows.values() if row["rank"]) == [1, 2, 3, 4, 5]
 
 
-def test_the_best_is_a_version_with_its_trained_state(place: Place, nightread: Callable) -> None:
-    answer = place.resumed.answer
+def test_the_best_is_a_version_with_its_trained_state(place: Place, finished: Any) -> None:
+    answer = finished.answer
     assert (answer["model"], answer["champion"]) == ("cells@v1", "v1")
     record = json.loads((Path(answer["path"]) / "bundle.json").read_text())
     assert record["provenance"]["search"]["point"] == answer["best"]["point"]
@@ -144,18 +171,6 @@ def test_the_best_is_a_version_with_its_trained_state(place: Place, nightread: C
     assert (place.search / "search.html").read_text().startswith("<!DOCTYPE html>")
     weights = list(place.search.glob("points/*.weights.npz"))
     assert [path.name.partition(".")[0] for path in weights] == [answer["best"]["point"]]
-
-
-@pytest.fixture(scope="module")
-def enlarged(place: Place, nightread: Callable) -> Any:
-    """The same search with a further rate, then tested."""
-    grid = [place.grid[0], place.grid[1].replace("0.001,", "0.001,0.002,"), *place.grid[2:]]
-    before = place.answers()
-    done = nightread(*place.arguments, *grid, "--test", "--json")
-    assert done.code == 0, done.err
-    assert before.items() <= place.answers().items()
-    place.grid = grid
-    return done
 
 
 def test_a_larger_grid_runs_only_the_points_that_are_new(place: Place, enlarged: Any) -> None:
@@ -173,7 +188,7 @@ def test_the_best_is_tested_once(place: Place, enlarged: Any, nightread: Callabl
     assert tested["backbones"]["mobilenet_v2"]["point"] == enlarged.answer["best"]["point"]
     assert "mobilenet_v2" in (place.search / "test.html").read_text()
     written = (report / "report.html").stat().st_mtime_ns
-    again = nightread(*place.arguments, *place.grid, "--test", "--json")
+    again = nightread(*place.arguments, *LARGER_GRID, "--test", "--json")
     assert again.code == 0, again.err
     assert again.answer["run"] == 0 and again.answer["test"] == {**tested, "again": True}
     assert (report / "report.html").stat().st_mtime_ns == written
@@ -181,7 +196,7 @@ def test_the_best_is_tested_once(place: Place, enlarged: Any, nightread: Callabl
 
 def test_a_tested_search_takes_no_further_points(place: Place, enlarged: Any, nightread: Callable) -> None:
     record = (place.search / "search.json").read_bytes()
-    done = nightread(*place.arguments, *place.grid, "--grid", "dropout=0.2,0.3", "--json")
+    done = nightread(*place.arguments, *LARGER_GRID, "--grid", "dropout=0.2,0.3", "--json")
     assert done.code == 2
     assert "tested" in done.answer["error"]["message"] and "--search ID" in done.answer["error"]["cure"]
     assert (place.search / "search.json").read_bytes() == record
