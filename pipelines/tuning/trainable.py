@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import shutil
@@ -151,9 +150,7 @@ def _started(task: Assignment) -> Place:
 
 
 def _of_exception(error: Exception) -> dict[str, Any]:
-    with contextlib.suppress(ImportError):
-        from tensorflow.errors import ResourceExhaustedError
-
-        if isinstance(error, ResourceExhaustedError):
-            return {"lacks_memory": True}
+    kind = type(error)
+    if kind.__module__.startswith("tensorflow") and kind.__name__ == "ResourceExhaustedError":
+        return {"lacks_memory": True}
     return {"defect": "".join(traceback.format_exception(error))}
