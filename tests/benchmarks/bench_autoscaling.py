@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_autoscaling.py [--trainings 16] [--epochs 1500] [--autoscaler 1|2]
 
 Ray's own provider of pretended nodes on this machine: the head has one core, the autoscaler may add three nodes, of one
-core or, one of them, of two. Every training must be answered once, none lost; the nodes are counted while it runs, until
-only the head is left. Before that, a demand of two cores must be seen to come, and one of eight refused in a sentence.
+core or, one of them, of two. Every training must be answered once, none lost; the nodes are counted while it runs and
+until only the head is left. Before that, a demand of two cores must be seen to come, and one of eight refused.
 Prints one JSON line.
 """
 
@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -103,6 +104,7 @@ def growing_cluster(autoscaler: int) -> Iterator[str]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         head.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def of_folder(folder: str) -> list[int]:
