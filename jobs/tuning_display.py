@@ -251,7 +251,8 @@ def _place(path: str) -> tuple[str, str]:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in settings.items())
+    told = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in settings.items()}
+    return ", ".join(f"{key}={value}" for key, value in told.items())
 
 
 def _count(count: int, one: str, many: str | None = None) -> str:
