@@ -9,6 +9,13 @@ from dataclasses import asdict, dataclass
 from pipelines.training.history import VALIDATION_COLUMNS
 from pipelines.training.recipes import Recipe
 
+_COMPILED = (
+    *("backbone", "alpha", "input_size", "scaling", "trainable_layers", "pooling", "head_start"),
+    *("dense_units", "activation", "batch_norm", "dropout", "loss", "label_smoothing"),
+    *("optimizer", "momentum", "weight_decay"),
+)
+"""Keys of a recipe whose values a compiled step holds, or that decide the first weights."""
+
 
 @dataclass(frozen=True)
 class Arrays:
@@ -92,6 +99,17 @@ class FitJob:
     def runs_backbone(self) -> bool:
         """Whether layers of the backbone run at each step."""
         return self.pixels or self.recipe.trainable_layers > 0
+
+    def structure(self) -> str:
+        """A hash of what one compiled step is made of, and of the first weights; the rest is told it at each step.
+
+        Told are the learning rate and everything that decides it, the number of epochs and which of them is kept, the
+        order, the size and the mixture of the batches, and how images are moved.
+        """
+        recipe = {key: value for key, value in asdict(self.recipe).items() if key in _COMPILED}
+        recipe |= {"mixup": self.recipe.mixup > 0, "weight_averaging": self.recipe.weight_averaging > 0}
+        said = [recipe, self.classes, self.class_weights, self.seed, self.pixels, asdict(self.arrays)]
+        return hashlib.sha256(json.dumps([*said, self.backbone_weights, self.start]).encode()).hexdigest()
 
     def key(self) -> str:
         """A hash of what decides the weights beside the arrays' content; a checkpoint of another key is not used."""

@@ -13,22 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import TryLater, UsageError
-from pipelines.models.backbones import build_architecture, weights_from_bytes
-from pipelines.models.compile import feature_length
-from pipelines.models.cut import cut_backbone
-from pipelines.models.folding import fold
-from pipelines.models.heads import build_head
-from pipelines.storage import files
 from pipelines.training import checkpoint
 from pipelines.training.batches import EpochPlan, plan_epoch
 from pipelines.training.checkpoint import Array, Keeper, Standing
 from pipelines.training.feeding import Feeder, TrainingArrays, open_arrays
 from pipelines.training.history import Answers, Row, history_row
 from pipelines.training.job import FitJob
-from pipelines.training.network import backbone_spec, head_spec
 from pipelines.training.schedules import is_better, is_over, learning_rates
 from pipelines.training.steps import Place, Rates, Stepper, input_function
-from pipelines.training.trainee import Trainee, build_trainee, build_trainee_for_worker, even_if_empty
+from pipelines.training.trainee import Trainee
+from pipelines.training.worker_trainee import worker_trainee
 
 Tell = Callable[[Row], None]
 
@@ -103,55 +97,22 @@ def fit_job(job: FitJob, place: Place, tell: Tell) -> FitResult:
         return _result(fit.standing, job)
 
 
-def open_fit(job: FitJob, place: Place, arrays: TrainingArrays) -> Fit:
+def open_fit(job: FitJob, place: Place, arrays: TrainingArrays, earlier: Fit | None = None) -> Fit:
     """Make a fit ready to go on from its checkpoint, or to begin.
 
     Args:
         job: What to train.
         place: Which worker this is.
         arrays: The job's, open; several fits of one process may share them.
+        earlier: A fit of this process that is over. Where it computes the same steps it is taken up again: TensorFlow
+            takes half a second to compile them, and never gives their memory back.
     """
-    standing = checkpoint.load(job.checkpoint, job.key()) or Standing()
+    if earlier is not None and earlier.computes(job, arrays):
+        earlier.begin(job)
+        return earlier
     with place.strategy.scope():
         trainee = worker_trainee(job, arrays.size)
-    return Fit(job, place, trainee, arrays, standing)
-
-
-def worker_trainee(job: FitJob, size: int) -> Trainee:
-    """Build the trained part as a job describes it, with its first weights.
-
-    Args:
-        job: Says which network, and whether the inputs are pixels.
-        size: D of the inputs.
-    """
-    spec, heads = backbone_spec(job.recipe), head_spec(job.recipe, job.classes)
-    weights = files.read_bytes(job.backbone_weights) if job.backbone_weights else None
-    if job.pixels and weights is not None:
-        trainee = _on_pixels(job, weights)
-    else:
-        layers, start = job.recipe.trainable_layers, job.recipe.head_start
-        trainee = build_trainee_for_worker(spec, heads, layers, weights, job.seed, size, start)
-    if job.start:
-        trainee.assign(checkpoint.load_arrays(job.start))
-    return trainee
-
-
-def _on_pixels(job: FitJob, weights: bytes) -> Trainee:
-    """A trainee whose neck takes pixels, its frozen lower part before the trained one."""
-    heads = head_spec(job.recipe, job.classes)
-    backbone = build_architecture(backbone_spec(job.recipe))
-    weights_from_bytes(backbone, weights)
-    cut = cut_backbone(backbone, job.recipe.trainable_layers, heads.pooling)
-    head = build_head(heads, (feature_length(backbone, heads.pooling),), job.seed, job.recipe.head_start)
-    trainee = build_trainee(cut, head, heads)
-    if cut.lower is None:
-        return trainee
-    lower = fold(cut.lower)
-
-    def neck(batch: Any, training: bool = False) -> Any:
-        return trainee.neck(even_if_empty(lower, batch), training=training)
-
-    return replace(trainee, neck=neck)
+    return Fit(job, place, trainee, arrays)
 
 
 @contextlib.contextmanager
@@ -176,26 +137,42 @@ class Fit:
         place: Which worker.
         trainee: Built within the place's strategy.
         arrays: Its images.
-        standing: Where to go on.
 
     Attributes:
         standing: After the last epoch.
     """
 
-    def __init__(self, job: FitJob, place: Place, trainee: Trainee, arrays: TrainingArrays, standing: Standing) -> None:
+    def __init__(self, job: FitJob, place: Place, trainee: Trainee, arrays: TrainingArrays) -> None:
         import tensorflow as tf
 
-        self.standing = standing
-        self._job, self._recipe, self._place, self._trainee = job, job.recipe, place, trainee
+        self._place, self._trainee, self._arrays = place, trainee, arrays
         self._labels, self._validation_labels = arrays.labels, arrays.validation_labels
         self._units = int(trainee.logits.units)
-        self._feeder = Feeder(
-            job, arrays, rank=place.rank, workers=place.workers, threads=place.threads, to_memory=tf.constant
-        )
-        averaged = trainee.arrays() if self._recipe.weight_averaging else []
+        self._first = trainee.arrays()
+        averaged = self._first if job.recipe.weight_averaging else []
         self._averages = [tf.Variable(array, trainable=False) for array in averaged]
+        self._steppers: dict[bool, Stepper] = {}
+        self.begin(job)
         self._answer = self._answer_function()
+
+    def computes(self, job: FitJob, arrays: TrainingArrays) -> bool:
+        """Whether another job takes the same steps, on the same images, from the same first weights."""
+        return arrays is self._arrays and job.structure() == self._job.structure()
+
+    def begin(self, job: FitJob) -> None:
+        """Take up a job that `computes` says yes to, from its checkpoint or its first weights."""
+        import tensorflow as tf
+
+        place = self._place
+        self._job, self._recipe = job, job.recipe
+        self.standing = checkpoint.load(job.checkpoint, job.key()) or Standing()
         self._keeper = Keeper(job.checkpoint, job.key())
+        self._feeder = Feeder(
+            job, self._arrays, rank=place.rank, workers=place.workers, threads=place.threads, to_memory=tf.constant
+        )
+        self._trainee.assign(self._first)
+        for variable, array in zip(self._averages, self._first, strict=False):
+            variable.assign(array)
 
     def epochs(self) -> Iterator[Standing]:
         """Train to the end from where the fit stands; every worker must take all of it.
@@ -250,7 +227,10 @@ class Fit:
     def _stepper(self, standing: Standing) -> Stepper:
         """The optimizer of the phase that comes next, fresh or as it was."""
         head_only = standing.epoch < self._recipe.head_epochs
-        stepper = Stepper(self._trainee, self._job, self._place, self._averages, head_only)
+        if head_only not in self._steppers:
+            self._steppers[head_only] = Stepper(self._trainee, self._job, self._place, self._averages, head_only)
+        stepper = self._steppers[head_only]
+        stepper.begin()
         if standing.epoch not in (0, self._recipe.head_epochs):
             stepper.assign(standing.optimizer)
         return stepper

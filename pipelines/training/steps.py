@@ -97,7 +97,12 @@ class Stepper:
         with place.strategy.scope():
             self._optimizer = _optimizer(job)
             self._optimizer.build(self._trained)
+        self._first = self.arrays()
         self._run = self._blocks()
+
+    def begin(self) -> None:
+        """Make the optimizer as it was at first."""
+        self.assign(self._first)
 
     def arrays(self) -> tuple[NDArray[Any], ...]:
         """Copies of the optimizer's arrays."""

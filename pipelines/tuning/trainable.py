@@ -61,12 +61,14 @@ class TrainingActor(Trainable):
         end_with_parent()
         self._place: Place | None = None
         self._opened: _OpenArrays | None = None
+        self._earlier: TrainingRun | None = None
+        self._run: TrainingRun | None = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next training."""
         self._task: Assignment = new_config["assignment"]
-        self._run: TrainingRun | None = None
+        self._earlier, self._run = self._run or self._earlier, None
         return True
 
     def step(self) -> dict[str, Any]:
@@ -114,7 +116,8 @@ class TrainingActor(Trainable):
         if self._place is None:
             self._place = _started(task)
         if self._run is None:
-            self._run = TrainingRun(task.spec, self._place, self._arrays(task.spec.job))
+            arrays = self._arrays(task.spec.job)
+            self._run, self._earlier = TrainingRun(task.spec, self._place, arrays, self._earlier), None
         return self._run.go_on(SECONDS_A_STEP, task.rungs, task.metric)
 
     def _arrays(self, job: FitJob) -> TrainingArrays:

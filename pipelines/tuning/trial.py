@@ -71,11 +71,14 @@ class TrainingRun:
         spec: What to train.
         place: For one worker.
         arrays: The job's, open.
+        earlier: A training of this process that is over, whose compiled steps may be taken up again.
     """
 
-    def __init__(self, spec: TrialSpec, place: Place, arrays: TrainingArrays) -> None:
+    def __init__(
+        self, spec: TrialSpec, place: Place, arrays: TrainingArrays, earlier: TrainingRun | None = None
+    ) -> None:
         self._spec = spec
-        self._fit = _opened(spec, place, arrays)
+        self._fit: Fit = _opened(spec, place, arrays, earlier._fit if earlier else None)
         self._epochs = self._fit.epochs()
         behind = self._fit.standing.epoch - self._fit.standing.finished
         self._marks = sorted(mark for mark in spec.marks if mark > behind)
@@ -169,11 +172,11 @@ class TrainingRun:
         files.delete(self._spec.job.checkpoint)
 
 
-def _opened(spec: TrialSpec, place: Place, arrays: TrainingArrays) -> Fit:
+def _opened(spec: TrialSpec, place: Place, arrays: TrainingArrays, earlier: Fit | None) -> Fit:
     """The fit, from its checkpoint unless points of an earlier number of epochs lack their answer."""
     from pipelines.training.loop import open_fit
 
-    fit = open_fit(spec.job, place, arrays)
+    fit = open_fit(spec.job, place, arrays, earlier)
     standing = fit.standing
     if standing.epoch:
         there = answered(spec.folder)
@@ -181,5 +184,5 @@ def _opened(spec: TrialSpec, place: Place, arrays: TrainingArrays) -> Fit:
         lost = [mark for mark in missing if mark < standing.epoch + (not standing.finished)]
         if lost:
             files.delete(spec.job.checkpoint)
-            fit = open_fit(spec.job, place, arrays)
+            fit.begin(spec.job)
     return fit

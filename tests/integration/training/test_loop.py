@@ -20,12 +20,14 @@ from pipelines.models.backbones import BackboneSpec, build_backbone, import_kera
 from pipelines.models.cut import cut_backbone
 from pipelines.training import checkpoint
 from pipelines.training.batches import plan_epoch
-from pipelines.training.history import history_csv
+from pipelines.training.feeding import open_arrays
+from pipelines.training.history import Answers, history_csv
 from pipelines.training.job import Arrays, FitJob
-from pipelines.training.loop import FitResult, fit_job, worker_trainee
+from pipelines.training.loop import FitResult, fit_job, open_fit
 from pipelines.training.recipes import load_recipe
 from pipelines.training.schedules import Plateau, is_over, learning_rates
 from pipelines.training.steps import Place
+from pipelines.training.worker_trainee import worker_trainee
 
 PLAIN = {
     "dense_units": 0,
@@ -302,6 +304,58 @@ def test_going_on_from_a_checkpoint_is_bit_equal(tmp_path: Path, changes: dict[s
     assert torn.best_epoch == whole.best_epoch
     for a, b in zip(whole.variables, torn.variables, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+OTHER_STEPS = [{"dropout": 0.5}, {"label_smoothing": 0.1}, {"optimizer": "adamw", "weight_decay": 0.1}, {"seed": 8}]
+
+
+def test_a_compiled_fit_is_taken_up_for_another_job_and_leaves_what_that_leaves_alone(tmp_path: Path) -> None:
+    arrays = features(variants=3)
+    common = {"dropout": 0.3, "weight_averaging": 0.9, "rotation": 5.0, "variants": 3, "epochs": 5}
+    changes: list[dict[str, Any]] = [
+        {},
+        {"learning_rate": 0.3, "early_stopping": 1},
+        {"head_epochs": 2, "warmup_epochs": 1},
+        {"batch_size": 16, "class_balance": "oversample", "epochs": 3, "schedule": "cosine"},
+        {"reduce_on_plateau": 1, "metric": "accuracy", "restore_best": "false"},
+        {},
+    ]
+    earlier = None
+    open_once = open_arrays(save_job(tmp_path / "shared", arrays, 3, **common), str(tmp_path))
+    for number, own in enumerate(changes):
+        alone = fit(save_job(tmp_path / f"alone{number}", arrays, 3, **common | own))
+        job = replace(save_job(tmp_path / "shared", arrays, 3, **common | own), checkpoint=str(tmp_path / f"{number}"))
+        again = open_fit(job, Place(), open_once, earlier)
+        assert earlier in (None, again)
+        for _ in again.epochs():
+            pass
+        left = again.read_off().result
+        assert without_time(left.history) == without_time(alone.history)
+        assert left.best_epoch == alone.best_epoch
+        for a, b in zip(left.variables, alone.variables, strict=True):
+            np.testing.assert_array_equal(a, b)
+        earlier = again
+    for other in OTHER_STEPS:
+        assert earlier is not None
+        assert not earlier.computes(save_job(tmp_path / "shared", arrays, 3, **common | other), open_once)
+
+
+def test_what_is_read_off_on_the_way_is_what_a_shorter_fit_leaves(tmp_path: Path) -> None:
+    changes = {"early_stopping": 3, "weight_averaging": 0.8, "dropout": 0.2}
+    job = save_job(tmp_path / "long", features(), 3, epochs=8, **changes)
+    long = open_fit(job, Place(), open_arrays(job, str(tmp_path)))
+    for standing in long.epochs():
+        if standing.epoch not in (1, 4, 8):
+            continue
+        short = save_job(tmp_path / f"short{standing.epoch}", features(), 3, epochs=standing.epoch, **changes)
+        left, read = fit(short), long.read_off()
+        assert without_time(read.result.history) == without_time(left.history)
+        assert read.result.best_epoch == left.best_epoch
+        for a, b in zip(read.result.variables, left.variables, strict=True):
+            np.testing.assert_array_equal(a, b)
+        wanted = Answers(read.logits, features()["validation_labels"]).figures([2])
+        kept = left.history[left.best_epoch - 1]
+        assert wanted["log_loss"] == pytest.approx(kept["val_loss"], abs=1e-6)
 
 
 def test_a_checkpoint_of_another_job_or_a_damaged_one_is_not_used(tmp_path: Path) -> None:
