@@ -47,7 +47,8 @@ class Board:
         self._running: dict[str, TrialNews] = {}
         self._leaders: dict[str, Point] = {}
         self._written = -math.inf
-        self._began, self._epochs, self._epochs_to_run = clock(), 0, 0
+        self._first_heard: tuple[float, int] | None = None
+        self._epochs, self._epochs_to_run = 0, 0
 
     @property
     def leaders(self) -> Mapping[str, Point]:
@@ -95,7 +96,7 @@ class Board:
 
     def begin(self, remaining: Plan) -> None:
         """From now on these trainings run: the time left is told from their epochs."""
-        self._began, self._epochs, self._epochs_to_run = self._clock(), 0, remaining.epochs
+        self._first_heard, self._epochs, self._epochs_to_run = None, 0, remaining.epochs
         self._trainings |= {training.key: training for training in remaining.trainings}
         self._show()
 
@@ -187,10 +188,14 @@ class Board:
         return Running(common_settings(self._trainings[news.training]), news.epoch, news.epochs, news.value)
 
     def _seconds_left(self) -> float | None:
+        """From the epochs since the first were heard of: before that the actors were starting."""
         done = self._epochs + sum(news.epoch for news in self._running.values())
-        if not done:
+        if self._first_heard is None and done:
+            self._first_heard = self._clock(), done
+        began, first = self._first_heard or (0.0, done)
+        if done <= first:
             return None
-        return (self._clock() - self._began) / done * max(0, self._epochs_to_run - done)
+        return (self._clock() - began) / (done - first) * max(0, self._epochs_to_run - done)
 
 
 def shown_settings(point: Point) -> dict[str, str]:

@@ -154,13 +154,14 @@ def test_the_written_leaderboard_has_a_row_for_every_point_at_any_time(tmp_path:
     assert sorted(row["status"] for row in rows) == [DONE, "waiting", "waiting", "waiting"]
 
 
-def test_time_left_is_told_from_the_epochs_that_are_left(tmp_path: Path) -> None:
-    plan, told = grid(epochs=(4, 8)), list[Any]()
-    seconds = iter([0.0, 0.0, *[30.0] * 20])
-    board = Board(str(tmp_path), plan, "accuracy", told.append, lambda: next(seconds))
+def test_time_left_is_told_from_the_epochs_since_the_first_were_heard_of(tmp_path: Path) -> None:
+    plan, told, now = grid(epochs=(40, 80)), list[Any](), [0.0]
+    board = Board(str(tmp_path), plan, "accuracy", told.append, lambda: now[0])
     board.begin(plan)
-    board.hear(news(plan, plan.points[0], "running", 2))
-    assert told[-1].seconds_left == pytest.approx(30.0 / 2 * 6)
+    for now[0], epoch in ((100.0, 2), (110.0, 7)):
+        board.hear(news(plan, plan.points[0], "running", epoch))
+    assert told[-2].seconds_left is None
+    assert told[-1].seconds_left == pytest.approx(10.0 / 5 * 73)
 
 
 def test_a_backbones_training_counts_once_however_many_points_it_answers(tmp_path: Path) -> None:
