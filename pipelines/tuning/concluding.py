@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from pipelines.errors import UsageError
+from pipelines.errors import ModelRefused, UsageError
 from pipelines.models import registry
 from pipelines.models.bundle import BUNDLE_FILE
 from pipelines.predictions.runs import without_secrets
@@ -63,12 +63,12 @@ def conclude(
         ModelRefused, TryLater: Each with its cure.
     """
     leaderboard = board.write()
-    best, sureness = board.best, None
+    best, sureness, refused = board.best, None, dict[str, ModelRefused]()
     if best is not None:
         tell(ScoreProgress("ranking"))
         others = [point for point in board.ranked() if point is not best]
         sureness = how_sure(search.folder, config.ranked_by, best, others, ground.data, ground.found.positive)
-        search = _registered(config, ground, search, board, best, connect, tell)
+        search, refused = _registered(config, ground, search, board, best, connect, tell)
     counts = {"points": len(plan.points), "trainings": len(plan.trainings), "passes": len(plan.passes)}
     counts |= {status: board.count(status) for status in (DONE, STOPPED, FAILED)}
     search = replace(
@@ -78,7 +78,8 @@ def conclude(
         sureness=None if sureness is None else asdict(sureness),
         seconds=search.seconds + time.monotonic() - ran[1],
     )
-    page = _write_page(search.folder, _content(config, ground, plan, search, board, sureness))
+    told = [*_concerns(config, ground), *(_refusal(backbone, error) for backbone, error in refused.items())]
+    page = _write_page(search.folder, _content(config, ground, plan, search, board, sureness, told))
     save_search(search)
     if best is None:
         reasons = {row["error"] for row in board.table().select(["error"]).to_pylist()} - {None}
@@ -86,7 +87,9 @@ def conclude(
             f"Not one of {len(plan.points)} points has an answer: {min(reasons, default='no figure was a number')}",
             f"See the reasons in {leaderboard}, and search other values.",
         )
-    return _report(config, ground, plan, search, board, leaderboard, page, ran)
+    if best.recipe.backbone in refused:
+        raise refused[best.recipe.backbone]
+    return _report(config, plan, search, board, leaderboard, page, ran, told)
 
 
 def _write_page(folder: str, content: SearchContent) -> str:
@@ -100,16 +103,24 @@ def _write_page(folder: str, content: SearchContent) -> str:
 
 def _registered(
     config: TuneConfig, ground: Ground, search: Search, board: Board, best: Point, connect: Connect, tell: Tell
-) -> Search:
-    """Write the best point of each backbone, and of all, as bundles, unless they stand already."""
+) -> tuple[Search, dict[str, ModelRefused]]:
+    """Write the best point of each backbone, and of all, as bundles, unless they stand already.
+
+    Returns:
+        The record, and the backbones whose best point makes no bundle that may be trusted.
+    """
     about = {"id": search.id, "points": len(config.points), "metric": config.ranked_by}
-    best_of = dict(search.best_of)
+    best_of, refused = dict(search.best_of), dict[str, ModelRefused]()
     for backbone, point in board.leaders.items():
         stands = best_of.get(backbone, {}).get("point") == point.key
         named = point is best and not _is_named(config, search, point)
         if stands and not named:
             continue
-        own, ready, made = make(config, ground, search.folder, point, about, connect, tell)
+        try:
+            own, ready, made = make(config, ground, search.folder, point, about, connect, tell)
+        except ModelRefused as error:
+            refused[backbone] = error
+            continue
         if not stands:
             written = register_backbone(own, made, search.folder, point)
             best_of[backbone] = {**_record(written), "bundle": paths.relative(written.bundle, search.folder)}
@@ -120,9 +131,9 @@ def _registered(
             version = written.bundle.rpartition("/")[2]
             search = replace(search, registered={**_record(written), "version": version, "refit": config.refit})
             save_search(search)
-    if config.promote and search.registered is not None:
+    if config.promote and search.registered is not None and not refused.get(best.recipe.backbone):
         registry.promote(_version_place(config, search.registered))
-    return search
+    return search, refused
 
 
 def _is_named(config: TuneConfig, search: Search, point: Point) -> bool:
@@ -159,7 +170,13 @@ def _told(search: Search, board: Board, point: Point) -> dict[str, Any]:
 
 
 def _content(
-    config: TuneConfig, ground: Ground, plan: Plan, search: Search, board: Board, sureness: Sureness | None
+    config: TuneConfig,
+    ground: Ground,
+    plan: Plan,
+    search: Search,
+    board: Board,
+    sureness: Sureness | None,
+    concerns: Sequence[str],
 ) -> SearchContent:
     train, recipe = config.train, config.train.recipe
     registered = search.registered or {}
@@ -187,7 +204,7 @@ def _content(
         registered=registered.get("name"),
         promoted=crowned is not None and registered.get("name") == f"{train.name}@{crowned.version}",
         published=published(recipe.name) if recipe.name in recipe_names() else None,
-        concerns=tuple(_concerns(config, ground)),
+        concerns=tuple(concerns),
         provenance=tuple(_provenance(search).items()),
     )
 
@@ -240,6 +257,10 @@ def _concerns(config: TuneConfig, ground: Ground) -> list[str]:
     return told
 
 
+def _refusal(backbone: str, error: ModelRefused) -> str:
+    return f"The best point of {backbone} became no bundle: {error.message}"
+
+
 def _provenance(search: Search) -> dict[str, str]:
     versions = search.who.get("versions", {})
     return {
@@ -256,13 +277,13 @@ def _known(search: Search) -> list[tuple[str, str]]:
 
 def _report(
     config: TuneConfig,
-    ground: Ground,
     plan: Plan,
     search: Search,
     board: Board,
     leaderboard: str,
     page: str,
     ran: tuple[int, float],
+    concerns: Sequence[str],
 ) -> TuneReport:
     registered: Mapping[str, Any] = search.registered or {}
     crowned = registry.champion(config.train.models, config.train.name)
@@ -285,5 +306,5 @@ def _report(
         path=_version_place(config, registered) if registered else None,
         champion=crowned.version if crowned else None,
         backbones={name: paths.join(search.folder, own["bundle"]) for name, own in search.best_of.items()},
-        warnings=tuple(_concerns(config, ground)),
+        warnings=tuple(concerns),
     )

@@ -120,7 +120,11 @@ def register(
         connect: Starts or joins Ray.
         tell: Called with progress.
     """
-    final = refit(config, ready, made, connect, tell) if again else made
+    final = made
+    if again:
+        final = refit(config, ready, made, connect, tell)
+        about = {"refit": {"parts": ["train", "val"], "epochs": made.fit.best_epoch}}
+        config = replace(config, who={**config.who, "search": {**config.who["search"], **about}})
     return _registered(writing.write(config, final), final, point)
 
 

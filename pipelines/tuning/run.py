@@ -86,7 +86,6 @@ def tune(config: TuneConfig, connect: Connect, tell: Tell) -> TuneReport:
         for remaining in _to_do(plan, board, search.folder):
             run += len(remaining.trainings)
             search = _answer(config, ground, remaining, search, board, connect, tell)
-        search = replace(search, seconds=search.seconds + time.monotonic() - began)
         return conclude(config, ground, plan, search, board, (run, began), connect, tell)
 
 
