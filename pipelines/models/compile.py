@@ -67,6 +67,7 @@ def compile_scorer_int8(
     input_size: int,
     pooling: str,
     calibration: npt.NDArray[np.uint8],
+    float32: bytes,
     flip: bool = False,
 ) -> tuple[bytes, ScorerIO]:
     """Compile a classifier that computes in 8-bit integers, but for its first convolutions and its head.
@@ -83,6 +84,7 @@ def compile_scorer_int8(
         input_size: Likewise.
         pooling: Likewise.
         calibration: uint8 [N, S, S, 3], images of the training part; the first `CALIBRATION_IMAGES` are used.
+        float32: The same classifier as `compile_scorer` makes it: what the mean of each class is matched to.
         flip: As for `compile_scorer`.
 
     Returns:
@@ -100,9 +102,8 @@ def compile_scorer_int8(
     model = _quantised(lambda pixels: _weighted(graph(pixels), marks), pictures)
     scorer = Scorer(model, io)
     found = np.stack([scorer(picture) for picture in pictures]) / marks
-    wanted = np.concatenate(
-        [np.asarray(graph(part.astype(np.float32))) for part in np.array_split(pictures, -(-len(pictures) // 8))]
-    )
+    exact = Scorer(float32, io)
+    wanted = np.stack([exact(picture) for picture in pictures])
     weights = matching_weights(found / found.sum(axis=1, keepdims=True), wanted)
     if model.count(marks.tobytes()) != 1:
         raise ModelRefused("The 8-bit model was compiled to another form than expected.", _REPORT)

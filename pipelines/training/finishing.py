@@ -124,7 +124,7 @@ def finish(
     logits = _logits(trained, validation, lambda done: tell(done, images))
     temperature = fit_temperature(logits, validation.labels)
     scorer, io = _compile(trained, temperature, trained.flip), ScorerIO(trained.input_size, logits.shape[-1])
-    small = _compile_int8(trained, temperature, calibration_uris)
+    small = _compile_int8(trained, temperature, calibration_uris, scorer)
     models = [(scorer, io)] if isinstance(small, str) else [(scorer, io), small]
     answers, *others = answer_images(models, validation.images, lambda done: tell(done, images))
     _refuse_difference(answers, probabilities(logits, temperature))
@@ -198,12 +198,21 @@ def _compile(trained: Trained, temperature: float, flip: bool) -> bytes:
     return compile_scorer(trained.backbone, trained.head, temperature, trained.input_size, trained.pooling, flip)
 
 
-def _compile_int8(trained: Trained, temperature: float, uris: Sequence[str]) -> tuple[bytes, ScorerIO] | str:
+def _compile_int8(
+    trained: Trained, temperature: float, uris: Sequence[str], scorer: bytes
+) -> tuple[bytes, ScorerIO] | str:
     """The 8-bit scorer, or why there is none."""
     pixels = prepared_pixels(uris, trained.input_size)
     try:
         return compile_scorer_int8(
-            trained.backbone, trained.head, temperature, trained.input_size, trained.pooling, pixels, trained.flip
+            trained.backbone,
+            trained.head,
+            temperature,
+            trained.input_size,
+            trained.pooling,
+            pixels,
+            scorer,
+            trained.flip,
         )
     except ModelRefused as refused:
         return refused.message.rstrip(".")

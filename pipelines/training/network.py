@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,20 @@ class Network:
             batch = kept[first : first + ANSWERED_AT_ONCE].astype(np.float32)
             answers.append(np.asarray(answer(batch.reshape(-1, side, side, 3) if pixels else batch)))
         return np.concatenate(answers)
+
+
+def with_head(network: Network, recipe: Recipe, seed: int) -> Network:
+    """The same backbone under the fresh head of another recipe, which agrees with the first one up to the cut.
+
+    Args:
+        network: Whose layers are shared.
+        recipe: Says the head.
+        seed: Of its first weights.
+    """
+    import_keras().utils.clear_session()  # as in `build_network`
+    how = head_spec(recipe, network.head_spec.classes)
+    head = build_head(how, (feature_length(network.backbone, how.pooling),), seed, recipe.head_start)
+    return replace(network, head_spec=how, head=head)
 
 
 def backbone_spec(recipe: Recipe) -> BackboneSpec:

@@ -11,7 +11,8 @@ from pipelines.storage import paths
 from pipelines.training import writing
 from pipelines.training.config import TrainConfig
 from pipelines.training.loop import FitResult
-from pipelines.training.preparation import Connect, Prepared, Tell, build, keep
+from pipelines.training.network import with_head
+from pipelines.training.preparation import Connect, Prepared, Tell, keep
 from pipelines.training.refit import refit
 from pipelines.training.run import complete
 from pipelines.training.writing import Made
@@ -81,8 +82,8 @@ def make(
     own = config.train_with(point.recipe)
     own = replace(own, who={**own.who, "search": {**search, "point": point.key}})
     same = base_key(point.recipe) == ground.base
-    if same:  # but its head
-        kept = replace(ground.first, network=build(own, ground.found, point.recipe))
+    if same:
+        kept = replace(ground.first, network=with_head(ground.first.network, point.recipe, own.seed))
     else:
         kept = keep(own, ground.found, point.recipe, connect, tell)
     ready = Prepared(ground.found, kept, ground.data)

@@ -82,7 +82,8 @@ def test_a_flipping_scorer_answers_the_mean_of_both_sides() -> None:
 def test_the_8_bit_scorer_answers_nearly_what_float32_answers(classes: int, output: str, flip: bool) -> None:
     backbone, head = network(classes, output)
     temperature = 1.3
-    model, io = compile.compile_scorer_int8(backbone, head, temperature, SIZE, "avg", pictures()[:24], flip)
+    float32 = compile.compile_scorer(backbone, head, temperature, SIZE, "avg", flip)
+    model, io = compile.compile_scorer_int8(backbone, head, temperature, SIZE, "avg", pictures()[:24], float32, flip)
     assert io == ScorerIO(SIZE, classes) and io.pixels_go_in_unchanged and io.answers_probabilities_as_they_are
     wanted = by_keras(backbone, head, temperature, pictures())
     if flip:
@@ -113,7 +114,8 @@ def test_an_8_bit_model_of_genuine_weights(shared_data: Path, monkeypatch: pytes
     fitted = LogisticRegression(C=0.01, max_iter=1000).fit(features[:40], truth[:40])
     head = build_head(HeadSpec(2, output="sigmoid"), (1280,))
     head.set_weights([fitted.coef_.T, fitted.intercept_])
-    model, io = compile.compile_scorer_int8(backbone, head, 1.0, size, "avg", images[:40])
+    float32 = compile.compile_scorer(backbone, head, 1.0, size)
+    model, io = compile.compile_scorer_int8(backbone, head, 1.0, size, "avg", images[:40], float32)
     found, wanted = answers(model, io, images[40:]), fitted.predict_proba(features[40:])
     assert np.abs(found - wanted).mean() < 0.05
     assert np.abs(found.mean(axis=0) - wanted.mean(axis=0)).max() < 0.04
@@ -137,8 +139,9 @@ def _first_kernel(model: bytes) -> npt.NDArray[np.float32]:
 
 
 def test_an_8_bit_model_that_answers_nan_is_not_compiled() -> None:
-    backbone, _ = network(3, "softmax")
+    backbone, sound = network(3, "softmax")
+    float32 = compile.compile_scorer(backbone, sound, 1.0, SIZE)
     head = build_head(HeadSpec(3), (32,))
     head.set_weights([np.full_like(array, np.nan) for array in head.get_weights()])
     with pytest.raises(ModelRefused):
-        compile.compile_scorer_int8(backbone, head, 1.0, SIZE, "avg", pictures()[:4])
+        compile.compile_scorer_int8(backbone, head, 1.0, SIZE, "avg", pictures()[:4], float32)
