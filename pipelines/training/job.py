@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pipelines.training.history import VALIDATION_COLUMNS
 from pipelines.training.recipes import Recipe
 
-_COMPILED = (
+COMPILED = (
     *("backbone", "alpha", "input_size", "scaling", "trainable_layers", "pooling", "head_start"),
     *("dense_units", "activation", "batch_norm", "dropout", "loss", "label_smoothing"),
     *("optimizer", "momentum", "weight_decay"),
@@ -106,7 +106,7 @@ class FitJob:
         Told are the learning rate and everything that decides it, the number of epochs and which of them is kept, the
         order, the size and the mixture of the batches, and how images are moved.
         """
-        recipe = {key: value for key, value in asdict(self.recipe).items() if key in _COMPILED}
+        recipe = {key: value for key, value in asdict(self.recipe).items() if key in COMPILED}
         recipe |= {"mixup": self.recipe.mixup > 0, "weight_averaging": self.recipe.weight_averaging > 0}
         said = [recipe, self.classes, self.class_weights, self.seed, self.pixels, asdict(self.arrays)]
         return hashlib.sha256(json.dumps([*said, self.backbone_weights, self.start]).encode()).hexdigest()
