@@ -19,7 +19,9 @@ answers too; the weights of MobileNetV2 (alpha 1.0) decide none of the times, so
 - thousand: 1,000 points of head settings on small images: memory of the command while the search runs, and whether the
   leaderboard can be read at any moment.
 - layers: four learning rates of the last 30 layers (recipe histopathology, without augmentation), against one pass and
-  the four trainings above the cut alone, as in `grid`.
+  the four trainings above the cut alone, one after the other on one core each, as a trial has it: on two cores
+  convolutions add in another order, and at the higher rates a training with batch normalisation over 8 images makes
+  of that another training altogether (validation loss 6.7 or 4.6 after five epochs).
 """
 
 from __future__ import annotations
@@ -54,8 +56,6 @@ NO_AUGMENTATION = {"rotation": "0", "shear": "0", "zoom": "0", "flip": "none", "
 SAMPLED = 6
 LARGEST_DIFFERENCE = 1e-5
 """Of a validation loss."""
-LARGEST_OF_LAYERS = 1e-3
-"""Likewise, where convolutions are trained: on one core they add in another order than on several."""
 SECONDS_BETWEEN_LOOKS = 0.5
 
 Grid = Mapping[str, Sequence[str]]
@@ -137,9 +137,9 @@ def in_a_process(measure: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(measure, *arguments).result()
 
 
-def checked(apart: float, most: float = LARGEST_DIFFERENCE) -> float:
+def checked(apart: float) -> float:
     """The largest difference of two answers; other answers than the same end the benchmark."""
-    if not apart <= most:
+    if not apart <= LARGEST_DIFFERENCE:
         raise SystemExit(f"the answers differ by {apart}")
     return apart
 
@@ -239,7 +239,7 @@ class Bench:
         work = Work(data, self._folder / "layers", "histopathology", settings, self._work.weights)
         work.folder.mkdir()
         tuned = tune(work, {"learning_rate": LAYER_RATES})
-        parts = in_a_process(alone, work, [{"learning_rate": rate} for rate in LAYER_RATES])
+        parts = in_a_process(alone, work, [{"learning_rate": rate} for rate in LAYER_RATES], True)
         apart = max(
             abs(tuned.rows[(float(rate),)]["last_log_loss"] - losses[-1])
             for rate, losses in zip(LAYER_RATES, parts["losses"], strict=True)
@@ -251,7 +251,7 @@ class Bench:
             "pass_seconds": round(parts["pass"], 1),
             "trainings_seconds": [round(seconds, 1) for seconds in parts["fits"]],
             "ratio": round(tuned.seconds / (parts["pass"] + sum(parts["fits"])), 2),
-            "val_loss_apart": checked(apart, LARGEST_OF_LAYERS),
+            "val_loss_apart": checked(apart),
         }
 
 

@@ -44,16 +44,22 @@ class Work:
         return TrainConfig(data, models, name="alone", recipe=recipe, weights=self.weights, cache=cache)
 
 
-def alone(work: Work, grid: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """The pass and the trainings by themselves: seconds, and each training's validation loss by epoch."""
+def alone(work: Work, grid: Sequence[Mapping[str, str]], one_core: bool = False) -> dict[str, Any]:
+    """The pass and the trainings by themselves: seconds, and each training's validation loss by epoch.
+
+    On one core convolutions add in the order in which a trial adds them.
+    """
     from cluster.session import shared_session
     from pipelines.models.backbones import import_keras
     from pipelines.training.arrays import make_job, write_inputs
+    from pipelines.training.distributed import use_resources
     from pipelines.training.loop import fit_job
     from pipelines.training.preparation import find, keep, split
     from pipelines.training.steps import Place
 
     import_keras()
+    if one_core:
+        use_resources(1, on_gpu=False)
     with tempfile.TemporaryDirectory(dir=work.folder) as place:
         config = work.config(f"{place}/cache", grid[0])
         found = find(config, silent)
