@@ -23,6 +23,7 @@ from pipelines.training.inherit import read_split
 from pipelines.training.labelled import DataConfig
 from pipelines.training.labelled_cases import LabelledCases, answer_again, answer_labelled
 from pipelines.training.labelled_parts import EXTERNAL, TRAINED, UNKNOWN, Selection
+from pipelines.training.reach import refuse_unseen
 
 _FILES = {
     "suffix": "files that are no images",
@@ -131,17 +132,13 @@ def gather_images(
 
 
 def _reaching(report: str, connect: Connect) -> Connect:
-    """What connects and refuses a cluster of several nodes, which do not see this machine's disk."""
+    """What connects and refuses a cluster of whose nodes one does not see the report's folder."""
 
     @contextlib.contextmanager
     def checked() -> Iterator[Any]:
         with connect() as cluster:
-            if cluster.nodes > 1 and paths.is_local(report):
-                raise UsageError(
-                    f"The cluster has {cluster.nodes} nodes, and {report} lies on this machine, where workers "
-                    "elsewhere do not see it.",
-                    "Give --report a bucket (s3://…), or evaluate with --address local.",
-                )
+            if cluster.nodes > 1:
+                refuse_unseen(paths.canonical(report))
             yield cluster
 
     return checked

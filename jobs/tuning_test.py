@@ -21,7 +21,8 @@ from pipelines.storage import files, paths
 from pipelines.storage.leases import Lease
 from pipelines.training.inherit import read_split
 from pipelines.training.labelled_parts import Selection
-from pipelines.tuning.folder import RECORD_FILE, Search, find_search, save_search
+from pipelines.tuning.answers import load_answers
+from pipelines.tuning.folder import RECORD_FILE, Search, earlier_openings, find_search, save_search
 from pipelines.tuning.points import plain_settings
 
 if TYPE_CHECKING:
@@ -64,9 +65,12 @@ def run_test(config: TuneConfig, report: TuneReport, connect: Connect, tell: Tel
         if earlier is not None:
             return {**earlier, "page": paths.join(search.folder, PAGE_FILE), "again": True}
         _refuse_without_test_part(report)
+        _refuse_unfinished(config, search)
+        lease.check()
         search = _closed(search)
         backbones = _backbones(config, search)
         tested = {backbone: _metrics(config, search, backbone, connect, tell) for backbone in backbones}
+        lease.check()
         return _write(config, search, tested)
 
 
@@ -118,6 +122,21 @@ def _refuse_without_test_part(report: TuneReport) -> None:
         )
 
 
+def _refuse_unfinished(config: TuneConfig, search: Search) -> None:
+    """A tested search takes no points, and so none of which a process died either.
+
+    Raises:
+        UsageError: If a point has no answer yet.
+    """
+    keys = [point.key for point in config.points]
+    waiting = len(keys) - sum(1 for _ in load_answers(search.folder, keys))
+    if search.tested is None and waiting:
+        raise UsageError(
+            f"{waiting:,} of {len(keys):,} points have no answer, and a search that was tested takes none.",
+            "Run the same command without --test once more, or leave these points out of the grid.",
+        )
+
+
 def _backbones(config: TuneConfig, search: Search) -> list[str]:
     """Those of the grid, in its order, whose best point is one of it."""
     points = {point.key for point in config.points}
@@ -153,6 +172,8 @@ def _write(config: TuneConfig, search: Search, tested: Mapping[str, Mapping[str,
         "tested": search.tested,
         "metric": search.metric,
         "points": search.counts["points"],
+        "opened_before": _opened_before(config, search),
+        "refitted": bool((search.registered or {}).get("refit")),
         "backbones": {
             backbone: {
                 "point": search.best_of[backbone]["point"],
@@ -184,6 +205,7 @@ def _content(config: TuneConfig, search: Search, tested: Mapping[str, Mapping[st
         points=search.counts["points"],
         tested={backbone: _shown(config, search, backbone, metrics) for backbone, metrics in tested.items()},
         published=published(recipe) if recipe in recipe_names() else None,
+        concerns=_careful(config, search),
         provenance=_provenance(search, tested),
     )
 
@@ -200,6 +222,27 @@ def _shown(config: TuneConfig, search: Search, backbone: str, metrics: Mapping[s
         predictions=pq.read_table(io.BytesIO(table)),
         report=f"{TEST_FOLDER}/{backbone}/{REPORT_FILE}",
     )
+
+
+def _opened_before(config: TuneConfig, search: Search) -> list[str]:
+    """Other searches that have looked at this test part, with the day on which they did."""
+    found = earlier_openings(config.train.models, config.train.name, search)
+    return [f"{one.id} on {str(one.tested)[:10]}" for one in found]
+
+
+def _careful(config: TuneConfig, search: Search) -> tuple[str, ...]:
+    told = []
+    before = _opened_before(config, search)
+    if before:
+        told.append(
+            f"This test part was opened before, by {', '.join(before)}: these figures are no longer of unseen images."
+        )
+    if (search.registered or {}).get("refit"):
+        told.append(
+            "The version that holds the best point was trained again on training and validation images (--refit); "
+            "these figures are of the model before that."
+        )
+    return tuple(told)
 
 
 def _settings(config: TuneConfig, search: Search, backbone: str) -> dict[str, Any]:

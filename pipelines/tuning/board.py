@@ -19,6 +19,7 @@ from pipelines.tuning.progress import Running, SearchProgress, TrialNews
 from pipelines.tuning.ranking import standing
 
 SECONDS_BETWEEN_WRITES = 3.0
+UNSEEN = "Its answer was written where this machine does not see it: MODELS has to lie where all nodes do."
 
 
 class Board:
@@ -91,6 +92,9 @@ class Board:
         """Take what earlier commands left."""
         for answer in load_answers(self._folder, self._points):
             self._take(answer)
+
+    def drop_beaten(self) -> None:
+        """Delete the weights of points that lead nothing; another metric ranked them before, or a kill came between."""
         leading = {point.key for point in self._leaders.values()}
         drop_variables(self._folder, weights_kept(self._folder) & self._points.keys() - leading)
 
@@ -150,8 +154,8 @@ class Board:
             self._take(answer)
             leader = self._leaders.get(point.recipe.backbone)
             drop_variables(self._folder, [one.key for one in (before, point) if one is not None and one is not leader])
-        elif news.status == FAILED:
-            self._rows[point.key] = self._row(point, None, FAILED, news.error)
+        elif news.status != "running":
+            self._rows[point.key] = self._row(point, None, FAILED, news.error or UNSEEN)
 
     def _take(self, answer: Answer) -> None:
         point = self._points[answer.point]

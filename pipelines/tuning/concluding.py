@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from pipelines.errors import ModelRefused, UsageError
+from pipelines.errors import ModelRefused, NightreadError, UsageError
 from pipelines.models import registry
-from pipelines.models.bundle import BUNDLE_FILE
+from pipelines.models.bundle import BUNDLE_FILE, SPLIT_FILE, peek
 from pipelines.predictions.runs import without_secrets
 from pipelines.scoring.report import ScoreProgress
 from pipelines.storage import files, paths
 from pipelines.storage.listing import root_uri
 from pipelines.training.history import VALIDATION_COLUMNS, Row
+from pipelines.training.inherit import read_split
 from pipelines.training.preparation import Connect, Tell
 from pipelines.training.published import published
 from pipelines.training.recipes import recipe_names
@@ -28,7 +29,7 @@ from pipelines.tuning.plan import Plan
 from pipelines.tuning.points import DONE, FAILED, STOPPED, Point, plain_settings
 from pipelines.tuning.progress import TuneReport
 from pipelines.tuning.ranking import how_sure
-from pipelines.tuning.registering import BYTES_A_PARAMETER, Registered, make, register, register_backbone
+from pipelines.tuning.registering import BEST, BYTES_A_PARAMETER, Registered, make, register, register_backbone
 from pipelines.tuning.report import SEARCH_FILE, figure_1, search_page
 
 FIGURE = "figure-1.svg"
@@ -43,6 +44,7 @@ def conclude(
     search: Search,
     board: Board,
     ran: tuple[int, float],
+    check: Callable[[], None],
     connect: Connect,
     tell: Tell,
 ) -> TuneReport:
@@ -55,6 +57,7 @@ def conclude(
         search: Its record.
         board: With every answer.
         ran: Trainings that this command ran, and when it began by `time.monotonic`.
+        check: Raises where somebody else owns the search by now; called before what cannot be taken back.
         connect: Starts or joins Ray.
         tell: Called with progress.
 
@@ -63,12 +66,12 @@ def conclude(
         ModelRefused, TryLater: Each with its cure.
     """
     leaderboard = board.write()
-    best, sureness, refused = board.best, None, dict[str, ModelRefused]()
+    best, sureness, refused = board.best, None, dict[str, NightreadError]()
     if best is not None:
         tell(ScoreProgress("ranking"))
         others = [point for point in board.ranked() if point is not best]
         sureness = how_sure(search.folder, config.ranked_by, best, others, ground.data, ground.found.positive)
-        search, refused = _registered(config, ground, search, board, best, connect, tell)
+        search, refused = _registered(config, ground, search, board, best, check, connect, tell)
     counts = {"points": len(plan.points), "trainings": len(plan.trainings), "passes": len(plan.passes)}
     counts |= {status: board.count(status) for status in (DONE, STOPPED, FAILED)}
     search = replace(
@@ -80,6 +83,7 @@ def conclude(
     )
     told = [*_concerns(config, ground), *(_refusal(backbone, error) for backbone, error in refused.items())]
     page = _write_page(search.folder, _content(config, ground, plan, search, board, sureness, told))
+    check()
     save_search(search)
     if best is None:
         reasons = {row["error"] for row in board.table().select(["error"]).to_pylist()} - {None}
@@ -102,17 +106,25 @@ def _write_page(folder: str, content: SearchContent) -> str:
 
 
 def _registered(
-    config: TuneConfig, ground: Ground, search: Search, board: Board, best: Point, connect: Connect, tell: Tell
-) -> tuple[Search, dict[str, ModelRefused]]:
+    config: TuneConfig,
+    ground: Ground,
+    search: Search,
+    board: Board,
+    best: Point,
+    check: Callable[[], None],
+    connect: Connect,
+    tell: Tell,
+) -> tuple[Search, dict[str, NightreadError]]:
     """Write the best point of each backbone, and of all, as bundles, unless they stand already.
 
     Returns:
-        The record, and the backbones whose best point makes no bundle that may be trusted.
+        The record, and why the best point of a backbone was not registered, for those of which it was not.
     """
-    about = {"id": search.id, "points": len(config.points), "metric": config.ranked_by}
-    best_of, refused = dict(search.best_of), dict[str, ModelRefused]()
+    about = {"id": search.id, "points": len(config.points), "metric": config.ranked_by, "targets": config.targets}
+    best_of, refused = dict(search.best_of), dict[str, NightreadError]()
     for backbone, point in board.leaders.items():
-        stands = best_of.get(backbone, {}).get("point") == point.key
+        said = best_of.get(backbone, {})
+        stands = (said.get("point"), said.get("targets")) == (point.key, config.targets)
         named = point is best and not _is_named(config, search, point)
         if stands and not named:
             continue
@@ -121,15 +133,22 @@ def _registered(
         except ModelRefused as error:
             refused[backbone] = error
             continue
+        check()
         if not stands:
             written = register_backbone(own, made, search.folder, point)
-            best_of[backbone] = {**_record(written), "bundle": paths.relative(written.bundle, search.folder)}
+            best_of[backbone] = {**_record(config, written), "bundle": paths.relative(written.bundle, search.folder)}
             search = replace(search, best_of=best_of)
             save_search(search)
-        if named:
+        if named and (found := _meanwhile(config, ground, search, point)) is not None:
+            if isinstance(found, NightreadError):
+                refused[backbone] = found
+            else:
+                search = replace(search, registered=found)
+                save_search(search)
+        elif named:
             written = register(own, ready, made, point, config.refit, connect, tell)
             version = written.bundle.rpartition("/")[2]
-            search = replace(search, registered={**_record(written), "version": version, "refit": config.refit})
+            search = replace(search, registered={**_record(config, written), "version": version, "refit": config.refit})
             save_search(search)
     if config.promote and search.registered is not None and not refused.get(best.recipe.backbone):
         registry.promote(_version_place(config, search.registered))
@@ -139,9 +158,47 @@ def _registered(
 def _is_named(config: TuneConfig, search: Search, point: Point) -> bool:
     """Whether a version of the model's name holds this point already."""
     said = search.registered
-    if said is None or (said["point"], said["refit"]) != (point.key, config.refit):
+    if said is None or (said["point"], said["refit"], said["targets"]) != (point.key, config.refit, config.targets):
         return False
     return files.exists(paths.join(_version_place(config, said), BUNDLE_FILE))
+
+
+def _meanwhile(
+    config: TuneConfig, ground: Ground, search: Search, point: Point
+) -> dict[str, Any] | NightreadError | None:
+    """What has become of the name since the search began.
+
+    Returns:
+        The record of a version that holds this point, which a killed command could not write down any more; an error
+        where another command made a version of another split, which later ones must keep; else None.
+    """
+    train, mine = config.train, None
+    split = ground.data.split
+    own = dict(zip(split["content_sha256"].to_pylist(), split["part"].to_pylist(), strict=True))
+    for number in range(search.newest + 1, registry.newest_version(train.models, train.name) + 1):
+        version = {"version": f"v{number}"}
+        place = _version_place(config, version)
+        if not files.exists(paths.join(place, BUNDLE_FILE)):
+            continue
+        bundle = peek(place)
+        said = bundle.provenance.get("search") or {}
+        theirs = read_split(bundle).part_of if SPLIT_FILE in bundle.files else {}
+        if any(theirs.get(content, part) != part for content, part in own.items()):
+            return UsageError(
+                f"{train.name}@v{number} was made since the search began, with another split, which later versions "
+                "keep: the best point was not registered.",
+                f"It lies below {paths.join(search.folder, BEST)}. Begin another search with --search ID to choose on "
+                "that split.",
+            )
+        if said.get("id") == search.id and (said["point"], "refit" in said, said["targets"]) == (
+            point.key,
+            config.refit,
+            config.targets,
+        ):
+            name, parameters = f"{train.name}@v{number}", search.best_of[point.recipe.backbone]["parameters"]
+            mine = {"point": point.key, "name": name, "model_id": bundle.model_id, "parameters": parameters}
+            mine |= {"targets": config.targets, "refit": config.refit, **version}
+    return mine
 
 
 def _version_place(config: TuneConfig, registered: Mapping[str, Any]) -> str:
@@ -149,9 +206,10 @@ def _version_place(config: TuneConfig, registered: Mapping[str, Any]) -> str:
     return paths.join(paths.canonical(config.train.models), config.train.name, registered["version"])
 
 
-def _record(written: Registered) -> dict[str, Any]:
+def _record(config: TuneConfig, written: Registered) -> dict[str, Any]:
     """What search.json says of a bundle, but where it lies."""
-    return {name: value for name, value in vars(written).items() if name != "bundle"}
+    said = {name: value for name, value in vars(written).items() if name != "bundle"}
+    return {**said, "targets": config.targets}
 
 
 def _told(search: Search, board: Board, point: Point) -> dict[str, Any]:
@@ -257,8 +315,8 @@ def _concerns(config: TuneConfig, ground: Ground) -> list[str]:
     return told
 
 
-def _refusal(backbone: str, error: ModelRefused) -> str:
-    return f"The best point of {backbone} became no bundle: {error.message}"
+def _refusal(backbone: str, error: NightreadError) -> str:
+    return f"The best point of {backbone} was not registered: {error.message}"
 
 
 def _provenance(search: Search) -> dict[str, str]:

@@ -72,6 +72,11 @@ class TuneConfig:
         return self.metric or self.train.recipe.metric
 
     @property
+    def targets(self) -> list[float]:
+        """Sensitivity and specificity that the thresholds of bundles have to reach."""
+        return [self.train.target_sensitivity, self.train.target_specificity]
+
+    @property
     def weights(self) -> dict[str, str]:
         """Backbone to its weights, for every backbone of the points."""
         backbones = dict.fromkeys(point.recipe.backbone for point in self.points)

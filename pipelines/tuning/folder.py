@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -39,6 +39,7 @@ class Search:
         settings: What else it asked, as JSON values.
         newest: Number of the name's newest version when the search began; 0 for none. The split is its.
         split: A hash of which images train and validate; None before they were split.
+        split_at: Input size of the network by whose pictures near-duplicates were told; None before.
         counts: Whole numbers by name, such as `points`, `trainings`, `finished` and `failed`.
         best: The best point, as JSON values; None before there is one.
         best_of: That of each backbone.
@@ -61,6 +62,7 @@ class Search:
     settings: Mapping[str, Any] = field(default_factory=dict)
     newest: int = 0
     split: str | None = None
+    split_at: int | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     best: Mapping[str, Any] | None = None
     best_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -217,6 +219,37 @@ def refuse_if_tested(search: Search, new_points: Collection[str]) -> None:
     )
 
 
+def refuse_other_leaders(search: Search, leaders: Mapping[str, str], targets: Sequence[float]) -> None:
+    """Refuse to choose anew after the test part was looked at.
+
+    Args:
+        search: The search.
+        leaders: Backbone to the key of the point that leads it now.
+        targets: Sensitivity and specificity that thresholds have to reach, as asked now.
+
+    Raises:
+        UsageError: If the best points have been tested, and this metric, grid or target would make other bundles.
+    """
+    if search.tested is None:
+        return
+    before = {backbone: (said["point"], said["targets"]) for backbone, said in search.best_of.items()}
+    now = {backbone: (point, list(targets)) for backbone, point in leaders.items()}
+    if any(before.get(backbone) != said for backbone, said in now.items()):
+        raise UsageError(
+            f"The best points of the search {search.id} were tested on {search.tested[:10]}, and this metric, grid or "
+            "target would choose anew.",
+            "Ask with what was tested. Or begin another search with --search ID, whose choice this test part can no "
+            "longer judge.",
+        )
+
+
+def earlier_openings(models: str, name: str, search: Search) -> list[Search]:
+    """Other searches of the name that have looked at the test part of the same split."""
+    place = _searches(models, name)
+    read = (_read(paths.join(place, entry)) for entry in files.list_names(place) if _ID.fullmatch(entry))
+    return [one for one in read if one and one.tested and one.split == search.split and one.id != search.id]
+
+
 def _searches(models: str, name: str) -> str:
     return paths.join(paths.canonical(models), check_name(name), _SEARCHES)
 
@@ -289,6 +322,7 @@ def _search(value: Mapping[str, Any], folder: str) -> Search:
         counts=_all(int, value["counts"]),
         newest=_of(int, value["newest"]),
         split=_of(str | None, value["split"]),
+        split_at=_of(int | None, value["split_at"]),
         best=_of(dict | None, value["best"]),
         best_of=_all(dict, value["best_of"]),
         sureness=_of(dict | None, value["sureness"]),

@@ -166,6 +166,7 @@ class TestContent:
         points: How many there were.
         tested: Backbone to what its best point did, in the order of the grid; at least one.
         published: What the recipe's paper reports; None for a recipe of nobody's paper.
+        concerns: What to be careful about before all else, a sentence each.
         provenance: Name and value.
     """
 
@@ -177,4 +178,5 @@ class TestContent:
     points: int
     tested: Mapping[str, TestedBackbone]
     published: Published | None = None
+    concerns: tuple[str, ...] = ()
     provenance: tuple[tuple[str, str], ...] = field(default=())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipelines.errors import TryLater
 from pipelines.models.bundle import Bundle
 from pipelines.storage import paths
 from pipelines.training import writing
@@ -48,10 +49,6 @@ class Registered:
     parameters: int
 
 
-class WeightsGone(Exception):
-    """The weights of a point are not there any more: they were dropped because it did not lead by another metric."""
-
-
 def make(
     config: TuneConfig,
     ground: Ground,
@@ -73,12 +70,11 @@ def make(
         tell: Called with progress.
 
     Raises:
-        WeightsGone: If the weights are not there.
         UsageError, ModelRefused, TryLater: Each with its cure.
     """
     answer, variables = load_answer(folder, point.key, logits=False), load_variables(folder, point.key)
     if answer is None or variables is None:
-        raise WeightsGone
+        raise TryLater(f"The weights of the point {point.key} are not there any more.", "Run the same command again.")
     own = config.train_with(point.recipe)
     own = replace(own, who={**own.who, "search": {**search, "point": point.key}})
     same = base_key(point.recipe) == ground.base

@@ -31,7 +31,7 @@ from pipelines.tuning.page_content import TestContent
 from pipelines.tuning.page_words import counted, listed, metric_text, setting_text
 from pipelines.tuning.report_tables import STUDY_FIGURES
 
-ONCE = "The test part was opened once, and the search takes no further points."
+ONCE = "The search has opened the test part once, and takes no further points."
 COMPARED = (
     "All backbones are tested on the same images, but no test between them is made here: where their intervals "
     "overlap, one being ahead of another may be chance. evaluate --against compares two of them image by image."
@@ -78,7 +78,7 @@ def _concerns(content: TestContent) -> tuple[str, ...]:
     for backbone, one in content.tested.items():
         for sentence in one.metrics.get("concerns", ()):
             said.setdefault(sentence, []).append(backbone)
-    found = [COMPARED] if len(content.tested) > 1 else []
+    found = [*content.concerns, *([COMPARED] if len(content.tested) > 1 else [])]
     in_order = sorted(said.items(), key=lambda one: -len(one[1]))
     for sentence, backbones in in_order[:MOST_CONCERNS]:
         whose = "" if len(backbones) == len(content.tested) else f" ({', '.join(backbones)})"

@@ -17,13 +17,22 @@ from pipelines.training.arrays import make_job
 from pipelines.training.owned_folder import owned_folder
 from pipelines.training.preparation import Connect, Found, Tell, find
 from pipelines.training.reach import refuse_unseen
-from pipelines.tuning.answers import load_answers, weights_kept
+from pipelines.training.recipes import Recipe
+from pipelines.tuning.answers import load_answers, load_variables
 from pipelines.tuning.board import Board
 from pipelines.tuning.capacity import choose_room, refuse_impossible
 from pipelines.tuning.concluding import conclude
 from pipelines.tuning.config import TuneConfig
 from pipelines.tuning.estimate import estimate
-from pipelines.tuning.folder import Search, create_search, find_search, refuse_if_tested, save_search, with_command
+from pipelines.tuning.folder import (
+    Search,
+    create_search,
+    find_search,
+    refuse_if_tested,
+    refuse_other_leaders,
+    save_search,
+    with_command,
+)
 from pipelines.tuning.identity import identity, split_digest
 from pipelines.tuning.passes import Ground, PassDone, run_passes, seconds_by_backbone, stand_on
 from pipelines.tuning.plan import Plan, make_plan, without
@@ -75,18 +84,23 @@ def tune(config: TuneConfig, connect: Connect, tell: Tell) -> TuneReport:
         found = _find(config, tell)  # what the search itself has registered must not decide its split
     with Lease.acquire(search.folder) as lease:
         lease.start_renewing()
-        search = _earlier(config, found) or search  # as the last owner left it
+        search = _earlier(replace(config, search=search.id), found) or search  # as the last owner left it
         refuse_if_tested(search, [point.key for point in without(plan, _answered(plan, search.folder)).points])
         connect = _checked(config, plan, search.folder, connect)
-        ground = stand_on(config, found, plan.points[0].recipe, connect, tell)
-        search = _of_split(with_command(search, config), split_digest(ground.data))
+        ground = stand_on(config, found, _first(plan, search), connect, tell)
         board = Board(search.folder, plan, config.ranked_by, tell)
         board.take_answered()
+        refuse_other_leaders(search, {name: one.key for name, one in board.leaders.items()}, config.targets)
+        search = _of_split(with_command(search, config), ground)
+        board.drop_beaten()
         run = 0
-        for remaining in _to_do(plan, board, search.folder):
+        for remaining, again in _to_do(plan, board, search.folder):
             run += len(remaining.trainings)
-            search = _answer(config, ground, remaining, search, board, connect, tell)
-        return conclude(config, ground, plan, search, board, (run, began), connect, tell)
+            # What is trained again for its weights has to come out as it was.
+            how = replace(config, scheduler="none") if again else config
+            search = _answer(how, ground, remaining, search, board, connect, tell)
+            lease.check()
+        return conclude(config, ground, plan, search, board, (run, began), lease.check, connect, tell)
 
 
 def _find(config: TuneConfig, tell: Tell) -> Found:
@@ -110,18 +124,25 @@ def _answered(plan: Plan, folder: str) -> set[str]:
     return {answer.point for answer in load_answers(folder, [point.key for point in plan.points])}
 
 
-def _of_split(search: Search, digest: str) -> Search:
+def _first(plan: Plan, search: Search) -> Recipe:
+    """The network by which the images are split: of the input size by which the search has split them."""
+    same = [point.recipe for point in plan.points if point.recipe.input_size == search.split_at]
+    return (same or [plan.points[0].recipe])[0]
+
+
+def _of_split(search: Search, ground: Ground) -> Search:
     """Record the split, or refuse to compare points of another one.
 
     Raises:
         UsageError: If the search was begun with another split.
     """
+    digest = split_digest(ground.data)
     if search.split not in (None, digest):
         raise UsageError(
             f"The images train and validate in other parts than when the search {search.id} began.",
             "Begin another search with --search ID.",
         )
-    search = replace(search, split=digest)
+    search = replace(search, split=digest, split_at=ground.first.network.spec.input_size)
     save_search(search)
     return search
 
@@ -146,16 +167,20 @@ def _runs_backbone(plan: Plan) -> bool:
     return any(recipe.trainable_layers or (recipe.augments and not recipe.variants) for recipe in recipes)
 
 
-def _to_do(plan: Plan, board: Board, folder: str) -> Iterator[Plan]:
-    """What has no answer yet; then the leaders whose weights were dropped, because they did not lead before."""
+def _to_do(plan: Plan, board: Board, folder: str) -> Iterator[tuple[Plan, bool]]:
+    """What has no answer yet; then the leaders whose weights were dropped, because they did not lead before.
+
+    Yields:
+        A plan, and whether its points were answered before.
+    """
     remaining = without(plan, [point.key for point in plan.points if board.status(point) is not None])
     if remaining.points:
-        yield remaining
-    lost = [point for point in board.leaders.values() if point.key not in weights_kept(folder)]
+        yield remaining, False
+    lost = [point for point in board.leaders.values() if load_variables(folder, point.key) is None]
     if lost:
         for point in lost:
             board.forget(point)
-        yield make_plan(lost)
+        yield make_plan(lost), True
 
 
 def _answer(

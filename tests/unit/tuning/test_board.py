@@ -106,6 +106,16 @@ def test_a_failed_training_is_a_row_with_its_reason_and_leads_nothing(tmp_path: 
     assert load_answer(str(tmp_path), plan.points[1].key) is None, "what nobody answered is tried again"
 
 
+def test_an_answer_that_is_nowhere_to_be_seen_is_a_failed_row(tmp_path: Path) -> None:
+    plan, told = grid(dropout=(0.0, 0.5)), list[Any]()
+    board = board_of(tmp_path, plan, told)
+    board.begin(plan)
+    board.hear(news(plan, plan.points[0]))
+    assert board.status(plan.points[0]) == FAILED
+    assert "all nodes" in {row["point"]: row["error"] for row in board.table().to_pylist()}[plan.points[0].key]
+    assert (told[-1].done, told[-1].failed) == (1, 1)
+
+
 def test_a_stopped_point_stands_behind_one_that_was_trained_as_asked(tmp_path: Path) -> None:
     plan = grid(dropout=(0.0, 0.5))
     save(tmp_path, plan.points[0], 0.9, STOPPED)
@@ -122,6 +132,8 @@ def test_a_later_command_takes_what_stands_and_leaves_other_grids_weights_alone(
         save(tmp_path, point, value)
     board = board_of(tmp_path, part)
     board.take_answered()
+    assert weights_kept(str(tmp_path)) == {point.key for point in whole.points}, "nothing is lost by looking"
+    board.drop_beaten()
     assert board.best is part.points[1]
     assert weights_kept(str(tmp_path)) == {whole.points[0].key, whole.points[2].key}
     assert without(part, [point.key for point in part.points if board.status(point)]).points == ()

@@ -15,7 +15,16 @@ from pipelines.training.config import TrainConfig
 from pipelines.training.labelled import DataConfig
 from pipelines.training.recipes import load_recipe
 from pipelines.tuning.config import TuneConfig
-from pipelines.tuning.folder import Search, create_search, find_search, refuse_if_tested, save_search, with_command
+from pipelines.tuning.folder import (
+    Search,
+    create_search,
+    earlier_openings,
+    find_search,
+    refuse_if_tested,
+    refuse_other_leaders,
+    save_search,
+    with_command,
+)
 from pipelines.tuning.space import make_points, read_space
 
 FINGERPRINT = {
@@ -191,3 +200,26 @@ def test_a_tested_search_takes_no_new_points_and_goes_on_with_its_own(tmp_path: 
         with pytest.raises(UsageError, match=told) as refused:
             refuse_if_tested(tested, [str(number) for number in range(count)])
         assert "2026-11-21" in refused.value.message and refused.value.exit_code == 2
+
+
+def test_a_tested_search_does_not_choose_anew(tmp_path: Path) -> None:
+    chosen = {"vgg16": {"point": "a", "targets": [0.95, 0.9]}, "mobilenet_v2": {"point": "b", "targets": [0.95, 0.9]}}
+    open_still = replace(create(tmp_path, "mine"), best_of=chosen)
+    tested = replace(open_still, tested="2026-11-21T16:00:00+00:00")
+    same = {"vgg16": "a", "mobilenet_v2": "b"}
+    for leaders in (same, {"vgg16": "a"}):
+        refuse_other_leaders(tested, leaders, [0.95, 0.9])
+    for leaders, targets in (({**same, "vgg16": "c"}, [0.95, 0.9]), (same, [0.99, 0.9]), ({"other": "a"}, [0.95, 0.9])):
+        refuse_other_leaders(open_still, leaders, targets)
+        with pytest.raises(UsageError, match="2026-11-21"):
+            refuse_other_leaders(tested, leaders, targets)
+
+
+def test_other_searches_that_opened_the_same_test_part_are_found(tmp_path: Path) -> None:
+    day = "2026-11-20T16:00:00+00:00"
+    for name, split, tested in (("same", "x", day), ("another-split", "y", day), ("still-open", "x", None)):
+        save_search(replace(create(tmp_path, name), split=split, tested=tested))
+    mine = replace(create(tmp_path, "mine"), split="x", tested=day)
+    save_search(mine)
+    train = config(tmp_path).train
+    assert [one.id for one in earlier_openings(train.models, train.name, mine)] == ["same"]

@@ -314,7 +314,7 @@ def test_table_1_has_the_figures_of_the_metrics_and_those_of_the_paper(
     assert page.row("table-1", "Accuracy, published") == ["0.839", "0.847"]
     assert page.row("table-1", "ROC AUC, published") == ["0.915", "0.950"]
     said = " ".join(page.said.split())
-    assert "The test part was opened once, and the search takes no further points." in said
+    assert "The search has opened the test part once, and takes no further points." in said
     assert "A word on vgg16. (vgg16)" in said and "Only 100 images are positive. (" not in said
 
 
