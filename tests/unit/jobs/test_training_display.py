@@ -14,7 +14,9 @@ import pytest
 
 from jobs.console import Console, plain
 from jobs.training_display import TrainDisplay, heading, show, summary
+from pipelines.evaluation.metrics import METRIC_NAMES
 from pipelines.scoring.report import ScoreProgress
+from pipelines.training.history import HISTORY_FIGURES, VALIDATION_COLUMNS
 from pipelines.training.report import EpochProgress, TrainReport, Unreadable
 
 REPORT = TrainReport(
@@ -69,8 +71,7 @@ REPORT = TrainReport(
 
 
 def row(epoch: int, val_loss: float) -> Mapping[str, float]:
-    names = ("loss", "accuracy", "precision", "recall", "roc_auc")
-    figures = {prefix + name: 0.5 for prefix in ("", "val_") for name in names}
+    figures = dict.fromkeys((*HISTORY_FIGURES, *VALIDATION_COLUMNS.values()), 0.5)
     return {"epoch": epoch, **figures, "val_loss": val_loss, "learning_rate": 1e-3, "seconds": 0.25}
 
 
@@ -98,8 +99,13 @@ def test_each_epoch_is_one_line_and_the_best_so_far_is_marked(capsys: pytest.Cap
     assert len({len(line.removesuffix(" *")) for line in lines}) == 1 and len(lines[0]) <= 90
 
 
-def test_a_figure_that_the_history_lacks_marks_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert not any("*" in line for line in told([0.5, 0.4], "mcc", capsys))
+@pytest.mark.parametrize("metric", METRIC_NAMES)
+def test_the_best_by_any_figure_is_marked(metric: str, capsys: pytest.CaptureFixture[str]) -> None:
+    falls = metric == "log_loss"  # of these rows that alone; the others stay as they are
+    assert [line.endswith("*") for line in told([0.5, 0.4], metric, capsys)[1:]] == [True, falls]
+
+
+def test_what_is_no_number_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
     assert told([math.nan], "log_loss", capsys)[1].split()[4] == "–"
 
 
