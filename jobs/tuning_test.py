@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -164,15 +164,15 @@ def _write(config: TuneConfig, search: Search, tested: Mapping[str, Mapping[str,
     """The page, then test.json: where that stands, all was evaluated and is shown."""
     from pipelines.tuning.report import test_page
 
-    page = paths.join(search.folder, PAGE_FILE)
-    files.write_atomic(page, test_page(_content(config, search, tested)).encode())
+    page, before = paths.join(search.folder, PAGE_FILE), _opened_before(config, search)
+    files.write_atomic(page, test_page(_content(config, search, tested, before)).encode())
     said = {
         "format": FORMAT,
         "search": search.id,
         "tested": search.tested,
         "metric": search.metric,
         "points": search.counts["points"],
-        "opened_before": _opened_before(config, search),
+        "opened_before": before,
         "refitted": bool((search.registered or {}).get("refit")),
         "backbones": {
             backbone: {
@@ -190,7 +190,9 @@ def _write(config: TuneConfig, search: Search, tested: Mapping[str, Mapping[str,
     return {**said, "page": page, "again": False}
 
 
-def _content(config: TuneConfig, search: Search, tested: Mapping[str, Mapping[str, Any]]) -> TestContent:
+def _content(
+    config: TuneConfig, search: Search, tested: Mapping[str, Mapping[str, Any]], before: Sequence[str]
+) -> TestContent:
     from pipelines.training.published import published
     from pipelines.training.recipes import recipe_names
     from pipelines.tuning.page_content import TestContent
@@ -205,7 +207,7 @@ def _content(config: TuneConfig, search: Search, tested: Mapping[str, Mapping[st
         points=search.counts["points"],
         tested={backbone: _shown(config, search, backbone, metrics) for backbone, metrics in tested.items()},
         published=published(recipe) if recipe in recipe_names() else None,
-        concerns=_careful(config, search),
+        concerns=_careful(search, before),
         provenance=_provenance(search, tested),
     )
 
@@ -230,9 +232,8 @@ def _opened_before(config: TuneConfig, search: Search) -> list[str]:
     return [f"{one.id} on {str(one.tested)[:10]}" for one in found]
 
 
-def _careful(config: TuneConfig, search: Search) -> tuple[str, ...]:
+def _careful(search: Search, before: Sequence[str]) -> tuple[str, ...]:
     told = []
-    before = _opened_before(config, search)
     if before:
         told.append(
             f"This test part was opened before, by {', '.join(before)}: these figures are no longer of unseen images."

@@ -36,9 +36,7 @@ def fit_name(config: TrainConfig, network: Network, data: Dataset) -> str:
     digest = hashlib.sha256(repr(said).encode())
     for array in network.trainee().arrays():
         digest.update(array.tobytes())
-    for name in ("train", "val"):
-        part = data.part(name)
-        digest.update("".join(part.images["content_sha256"].to_pylist()).encode() + part.labels.tobytes())
+    digest.update(data.trained_images())
     return f"fit-{digest.hexdigest()[:16]}"
 
 

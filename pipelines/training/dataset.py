@@ -63,6 +63,13 @@ class Dataset:
     unreadable: tuple[Unreadable, ...]
     audit: LeakAudit
 
+    def trained_images(self) -> bytes:
+        """What tells two splits apart for a fit: hashes and class numbers of the images that train and validate."""
+        parts = [self.part(name) for name in TRAINED]
+        return b"".join(
+            "".join(part.images["content_sha256"].to_pylist()).encode() + part.labels.tobytes() for part in parts
+        )
+
     def part(self, name: str) -> PartImages:
         """The images of `train` or `val`.
 

@@ -10,10 +10,8 @@ from typing import Any
 from pipelines.errors import ModelRefused, NightreadError, UsageError
 from pipelines.models import registry
 from pipelines.models.bundle import BUNDLE_FILE, SPLIT_FILE, peek
-from pipelines.predictions.runs import without_secrets
 from pipelines.scoring.report import ScoreProgress
 from pipelines.storage import files, paths
-from pipelines.storage.listing import root_uri
 from pipelines.training.history import VALIDATION_COLUMNS, Row
 from pipelines.training.inherit import read_split
 from pipelines.training.preparation import Connect, Tell
@@ -242,7 +240,7 @@ def _content(
     return SearchContent(
         name=train.name,
         search=search.id,
-        data=without_secrets([root_uri(train.data.data)])[0],
+        data=search.settings["data"],
         counts=ground.data.counts,
         recipe=recipe.name,
         searched=config.grid,

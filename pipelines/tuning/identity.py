@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 from pipelines.storage import files, paths
-from pipelines.training.dataset import TRAINED, Dataset
+from pipelines.training.dataset import Dataset
 from pipelines.training.preparation import Found
 from pipelines.tuning.config import TuneConfig
 
@@ -43,11 +43,7 @@ def identity(config: TuneConfig, found: Found) -> dict[str, str]:
 
 def split_digest(data: Dataset) -> str:
     """A hash of which images train and validate, and of their labels."""
-    digest = hashlib.sha256()
-    for name in TRAINED:
-        part = data.part(name)
-        digest.update("".join(part.images["content_sha256"].to_pylist()).encode() + part.labels.tobytes())
-    return digest.hexdigest()
+    return _hash(data.trained_images())
 
 
 def _named(weights_of: Mapping[str, str]) -> list[str]:

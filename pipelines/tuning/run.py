@@ -187,7 +187,7 @@ def _answer(
     config: TuneConfig, ground: Ground, plan: Plan, search: Search, board: Board, connect: Connect, tell: Tell
 ) -> Search:
     """Run the trainings of a plan."""
-    arrays = paths.join(config.train.work, f"search-{split_digest(ground.data)[:16]}-{search.id}")
+    arrays = paths.join(config.train.work, f"search-{str(search.split)[:16]}-{search.id}")
     with owned_folder(arrays) as place, connect() as cluster:
         from pipelines.tuning.trials import run_trials  # only now: Ray reads its environment at import
 
