@@ -193,8 +193,7 @@ def _write(config: TuneConfig, search: Search, tested: Mapping[str, Mapping[str,
 def _content(
     config: TuneConfig, search: Search, tested: Mapping[str, Mapping[str, Any]], before: Sequence[str]
 ) -> TestContent:
-    from pipelines.training.published import published
-    from pipelines.training.recipes import recipe_names
+    from pipelines.training.published import paper_behind
     from pipelines.tuning.page_content import TestContent
 
     recipe = config.train.recipe.name
@@ -206,7 +205,7 @@ def _content(
         metric=search.metric,
         points=search.counts["points"],
         tested={backbone: _shown(config, search, backbone, metrics) for backbone, metrics in tested.items()},
-        published=published(recipe) if recipe in recipe_names() else None,
+        published=paper_behind(recipe),
         concerns=_careful(search, before),
         provenance=_provenance(search, tested),
     )

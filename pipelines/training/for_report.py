@@ -13,10 +13,10 @@ from pipelines.models.bundle import HISTORY_FILE, Bundle
 from pipelines.models.rebuild import rebuild_untrained, why_not_rebuilt
 from pipelines.training.labelled import DataConfig
 from pipelines.training.layer_table import layer_table, stages, totals
-from pipelines.training.published import FIGURE_NAMES, Figures, Published, published
+from pipelines.training.published import FIGURE_NAMES, Figures, Published, paper_behind
 from pipelines.training.recipe_document import TITLES, value_text
 from pipelines.training.recipe_rules import from_toml
-from pipelines.training.recipes import Recipe, load_recipe, recipe_names
+from pipelines.training.recipes import Recipe, load_recipe
 from pipelines.training.sample_pictures import training_samples
 
 MOST_CHANGES_NAMED = 8
@@ -46,7 +46,7 @@ def training_section(bundle: Bundle, data: DataConfig | None, samples: bool) -> 
     settings = {key: value for key, value in said.items() if key != "name"}
     name, network = str(said.get("name", "")), rebuild_untrained(bundle)
     trained = int(bundle.backbone.get("trainable_layers", 0))
-    paper = published(name) if name in recipe_names() else None
+    paper = paper_behind(name)
     pictures, absent = _samples(bundle, name, settings, data, samples)
     section = TrainingSection(
         recipe=name,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.models.backbones import BACKBONES
-from pipelines.training.recipes import PUBLISHED, parse_toml, read_recipe
+from pipelines.training.recipes import PUBLISHED, parse_toml, read_recipe, recipe_names
 from pipelines.training.toml_table import TomlTable
 
 FIGURE_NAMES = {
@@ -233,6 +233,15 @@ def published(name_or_file: str) -> Published | None:
     _, text = read_recipe(name_or_file)
     table = parse_toml(text, name_or_file).get(PUBLISHED)
     return None if table is None else _read(TomlTable(table, f"{name_or_file}: {PUBLISHED}"))
+
+
+def paper_behind(recipe: str) -> Published | None:
+    """What the paper behind a recipe reports, by the name that a bundle or a search has kept of it.
+
+    Returns:
+        None for a recipe of nobody's paper, and for one of somebody's own file, which need not be there any more.
+    """
+    return published(recipe) if recipe in recipe_names() else None
 
 
 def _read(table: TomlTable) -> Published:

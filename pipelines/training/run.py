@@ -22,8 +22,7 @@ from pipelines.training.labelled import LabelledImages
 from pipelines.training.loop import FitResult
 from pipelines.training.owned_folder import owned_folder
 from pipelines.training.preparation import Connect, Prepared, Tell, move, prepare
-from pipelines.training.published import published
-from pipelines.training.recipes import recipe_names
+from pipelines.training.published import paper_behind
 from pipelines.training.report import EpochProgress, TrainReport
 from pipelines.training.reporting import make_report
 from pipelines.training.resources import Resources, checking, choose_resources
@@ -157,7 +156,7 @@ def _judged(config: TrainConfig, ready: Prepared, fit: FitResult, finished: Fini
         groups=validation.groups,
         probabilities=finished.probabilities,
     )
-    paper = published(config.recipe.name) if config.recipe.name in recipe_names() else None
+    paper = paper_behind(config.recipe.name)
     source = paper.source if paper else None
     versus = compare(new, ready.found.champion, config.seed)
     return Made(ready.kept.network, data, fit, finished, judged, versus, ready.found.start, source)

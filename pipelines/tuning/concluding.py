@@ -15,8 +15,7 @@ from pipelines.storage import files, paths
 from pipelines.training.history import VALIDATION_COLUMNS, Row
 from pipelines.training.inherit import read_split
 from pipelines.training.preparation import Connect, Tell
-from pipelines.training.published import published
-from pipelines.training.recipes import recipe_names
+from pipelines.training.published import paper_behind
 from pipelines.tuning.answers import load_answer
 from pipelines.tuning.board import Board
 from pipelines.tuning.config import TuneConfig
@@ -259,7 +258,7 @@ def _content(
         backbones=tuple(_backbone_row(config, plan, search, board, backbone) for backbone in config.weights),
         registered=registered.get("name"),
         promoted=crowned is not None and registered.get("name") == f"{train.name}@{crowned.version}",
-        published=published(recipe.name) if recipe.name in recipe_names() else None,
+        published=paper_behind(recipe.name),
         concerns=tuple(concerns),
         provenance=tuple(_provenance(search).items()),
     )
