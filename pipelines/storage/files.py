@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from pipelines.storage import faults, local_files, paths
 from pipelines.storage.faults import Fault, Result
-from pipelines.storage.settings import S3Settings, fsspec_filesystem, open_store
+from pipelines.storage.settings import fsspec_filesystem, open_store, settings_of
 
 _PIECE = 8 << 20
 
@@ -31,8 +31,8 @@ def read_bytes(uri: str) -> bytes:
     """
     place = paths.canonical(uri)
     if paths.is_bucket(place):
-        bucket, key = paths.split_bucket(place)
-        return _do(place, lambda: bytes(_store(bucket).get(key).bytes()))
+        _, key = paths.split_bucket(place)
+        return _do(place, lambda: bytes(_store(place).get(key).bytes()))
     if paths.is_local(place):
         return _do(place, lambda: Path(place).read_bytes())
     return _do(place, lambda: bytes(fsspec_filesystem(place).cat_file(place)))
@@ -58,8 +58,8 @@ def write_atomic(uri: str, data: bytes) -> None:
     """Write a file so that a reader, and a crash at any moment, sees the old content or the new, never a part."""
     place = paths.canonical(uri)
     if paths.is_bucket(place):
-        bucket, key = paths.split_bucket(place)
-        _do(place, lambda: _store(bucket).put(key, data))
+        _, key = paths.split_bucket(place)
+        _do(place, lambda: _store(place).put(key, data))
     elif paths.is_local(place):
         _do(place, lambda: local_files.write(place, data), writing=True)
     else:
@@ -87,14 +87,13 @@ def create_exclusive(uri: str, data: bytes) -> bool:
 
 
 def _create_object(place: str, data: bytes) -> bool:
-    bucket, key = paths.split_bucket(place)
-    store = _store(bucket)
+    _, key = paths.split_bucket(place)
     unsure = False
 
     def attempt() -> bool:
         nonlocal unsure
         try:
-            store.put(key, data, mode="create")
+            _store(place).put(key, data, mode="create")
         except Exception as error:
             if faults.fault_of(error) is Fault.EXISTS:
                 return False
@@ -132,10 +131,10 @@ def size(uri: str) -> int:
         return _do(place, lambda: os.stat(place).st_size)
     if not paths.is_bucket(place):
         return int(_do(place, lambda: fsspec_filesystem(place).size(place)))
-    bucket, key = paths.split_bucket(place)
+    _, key = paths.split_bucket(place)
     if not key:
         raise FileNotFoundError(place)
-    return int(_do(place, lambda: _store(bucket).head(key)["size"]))
+    return int(_do(place, lambda: _store(place).head(key)["size"]))
 
 
 def list_names(folder: str) -> list[str]:
@@ -152,8 +151,8 @@ def list_names(folder: str) -> list[str]:
 
 
 def _names_in_bucket(place: str) -> set[str]:
-    bucket, key = paths.split_bucket(place)
-    found = _patient_store(bucket).list_with_delimiter(key or None)
+    _, key = paths.split_bucket(place)
+    found = _patient_store(place).list_with_delimiter(key or None)
     # A key that is the folder's own name with a slash is a marker, not something in it.
     inside = [item["path"] for item in found["objects"] if item["path"] != key]
     return {paths.name(path) for path in [*inside, *found["common_prefixes"]]}
@@ -166,8 +165,8 @@ def delete(uri: str) -> None:
         if paths.is_local(place):
             _do(place, lambda: os.unlink(place))
         elif paths.is_bucket(place):
-            bucket, key = paths.split_bucket(place)
-            _do(place, lambda: _store(bucket).delete(key))
+            _, key = paths.split_bucket(place)
+            _do(place, lambda: _store(place).delete(key))
         else:
             _do(place, lambda: fsspec_filesystem(place).rm_file(place))
 
@@ -188,10 +187,10 @@ def delete_tree(folder: str) -> None:
 
 
 def _delete_prefix(place: str) -> None:
-    bucket, key = paths.split_bucket(place)
+    _, key = paths.split_bucket(place)
     if not key:
         raise ValueError("a whole bucket is never deleted")
-    store = _patient_store(bucket)
+    store = _patient_store(place)
     # obstore ends the prefix with a slash, so that a neighbour whose name begins alike is not met.
     for found in store.list(key, chunk_size=1000):
         store.delete([item["path"] for item in found])
@@ -206,8 +205,8 @@ def fetch(uri: str, local_path: str) -> None:
     place = paths.canonical(uri)
     with local_files.replacing(os.path.abspath(local_path)) as temporary:
         if paths.is_bucket(place):
-            bucket, key = paths.split_bucket(place)
-            _do(place, lambda: _download(_store(bucket), key, temporary))
+            _, key = paths.split_bucket(place)
+            _do(place, lambda: _download(_store(place), key, temporary))
         elif paths.is_local(place):
             _do(place, lambda: shutil.copyfile(place, temporary))
         else:
@@ -228,8 +227,8 @@ def put(local_path: str, uri: str) -> None:
     """
     place = paths.canonical(uri)
     if paths.is_bucket(place):
-        bucket, key = paths.split_bucket(place)
-        _do(place, lambda: _patient_store(bucket).put(key, Path(local_path)))
+        _, key = paths.split_bucket(place)
+        _do(place, lambda: _patient_store(place).put(key, Path(local_path)))
     elif paths.is_local(place):
 
         def copy() -> None:
@@ -262,14 +261,14 @@ def filling(uri: str) -> Iterator[str]:
             put(path, place)
 
 
-def _store(bucket: str) -> Any:
+def _store(place: str) -> Any:
     """Return the client for single requests, which `_do` repeats."""
-    return open_store(bucket, S3Settings.from_environment(), own_retries=True)
+    return open_store(paths.split_bucket(place)[0], settings_of(place), own_retries=True)
 
 
-def _patient_store(bucket: str) -> Any:
+def _patient_store(place: str) -> Any:
     """Return the client for what takes many requests: it repeats each of them by itself."""
-    return open_store(bucket, S3Settings.from_environment())
+    return open_store(paths.split_bucket(place)[0], settings_of(place))
 
 
 def _do(place: str, action: Callable[[], Result], writing: bool = False) -> Result:

@@ -20,7 +20,7 @@ from pipelines.storage import faults, paths
 from pipelines.storage.bucket_listing import list_bucket
 from pipelines.storage.faults import Fault
 from pipelines.storage.reading import other_version
-from pipelines.storage.settings import S3Settings, fsspec_filesystem, open_store
+from pipelines.storage.settings import fsspec_filesystem, open_store, settings_of
 
 BATCH_FILES = 8192
 SORTED_ENTRIES = 65_536
@@ -82,7 +82,7 @@ def check_root(root: str) -> None:
 def _look_at(place: str) -> None:
     if paths.is_bucket(place):
         bucket, prefix = paths.split_bucket(place)
-        store = open_store(bucket, S3Settings.from_environment(), own_retries=True)
+        store = open_store(bucket, settings_of(place), own_retries=True)
         next(iter(store.list(prefix or None, chunk_size=1)), None)
     elif paths.is_local(place):
         if not stat.S_ISDIR(os.stat(place).st_mode):
@@ -115,7 +115,7 @@ def list_files(root: str, on_error: OnError, enter: EnterFolder | None = None) -
     place = paths.canonical(root)
     if paths.is_bucket(place):
         bucket, prefix = paths.split_bucket(place)
-        for uris, versions, sizes in list_bucket(bucket, prefix, S3Settings.from_environment(), BATCH_FILES):
+        for uris, versions, sizes in list_bucket(bucket, prefix, settings_of(place), BATCH_FILES):
             yield FileBatch(uris, versions, sizes)
     elif paths.is_local(place):
         yield from _Walk(place, on_error, enter).batches()

@@ -14,7 +14,7 @@ from typing import Any
 from pipelines.errors import ImageFailure
 from pipelines.storage import faults, paths
 from pipelines.storage.faults import Fault
-from pipelines.storage.settings import S3Settings, fsspec_filesystem, open_store
+from pipelines.storage.settings import S3Settings, fsspec_filesystem, open_store, settings_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,6 @@ class ImageReader:
     def __init__(self, max_bytes: int, sleep: Callable[[float], None] = time.sleep) -> None:
         self.max_bytes = max_bytes
         self._sleep = sleep
-        self._settings: S3Settings | None = None
 
     def __reduce__(self) -> tuple[type[ImageReader], tuple[int]]:
         """Send the limit only: connections and credentials are opened where the reader is used."""
@@ -116,15 +115,14 @@ class ImageReader:
         return Blob(data, local_version(after))
 
     def _read_object(self, uri: str) -> Blob:
-        if self._settings is None:
-            self._settings = S3Settings.from_environment()
         bucket, key = paths.split_bucket(uri)
-        store = open_store(bucket, self._settings, own_retries=True)
+        settings = settings_of(uri)
+        store = open_store(bucket, settings, own_retries=True)
         try:
             answer = store.get(key)
         except Exception as error:
             if faults.fault_of(error) is Fault.BAD_KEY:
-                return self._read_odd_key(bucket, key, self._settings)
+                return self._read_odd_key(bucket, key, settings)
             raise
         meta = answer.meta
         self._check_size(meta["size"])

@@ -234,6 +234,20 @@ def _checked_endpoint(endpoint: str | None) -> str | None:
     return endpoint.rstrip("/")
 
 
+def settings_of(uri: str) -> S3Settings:
+    """Return how to reach the store that a place lies on; cheap enough to be asked for every object.
+
+    Raises:
+        UsageError: If the settings cannot be right.
+    """
+    return _read_once(frozenset(os.environ.items()))
+
+
+@lru_cache(maxsize=4)
+def _read_once(environment: frozenset[tuple[str, str]]) -> S3Settings:
+    return S3Settings.from_environment(dict(environment))
+
+
 @lru_cache(maxsize=64)
 def open_store(bucket: str, settings: S3Settings, own_retries: bool = False) -> S3Store:
     """Return obstore's client of one bucket; kept, because it holds the connections.
@@ -270,7 +284,7 @@ def fsspec_filesystem(uri: str) -> AbstractFileSystem:
     try:
         if not paths.is_bucket(uri):
             return fsspec.filesystem(kind)
-        file_system = fsspec.filesystem("s3", **S3Settings.from_environment().s3fs_options())
+        file_system = fsspec.filesystem("s3", **settings_of(uri).s3fs_options())
     except (ValueError, ImportError):
         raise UsageError(
             f"{kind}:// is not a kind of storage that is installed here.", "Use a local path or s3://bucket/prefix."
@@ -282,4 +296,4 @@ def fsspec_filesystem(uri: str) -> AbstractFileSystem:
 
 def delta_storage_options(uri: str) -> dict[str, str]:
     """Return deltalake's storage options for a place; empty for local paths and other schemes."""
-    return S3Settings.from_environment().delta_options() if paths.is_bucket(uri) else {}
+    return settings_of(uri).delta_options() if paths.is_bucket(uri) else {}
