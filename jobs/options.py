@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,30 @@ from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
     from pipelines.training.labelled import DataConfig
+
+SECONDS_OF = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def parse_duration(option: str, text: str) -> float:
+    """Read `7h`, `90m`, `1h30m` or `45s`.
+
+    Args:
+        option: The option's name for the message.
+        text: Numbers, each with d, h, m or s behind it, the larger unit first.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        UsageError: If it is no such text, or longer than a year.
+    """
+    match = re.fullmatch(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?", text.strip().lower())
+    if not match or not any(match.groups()) or len(text) > 20:
+        raise UsageError(f"{option} {text!r} is not a duration.", f"Write {option} 7h, 90m, 1h30m or 45s.")
+    seconds = sum(int(number or 0) * unit for number, unit in zip(match.groups(), SECONDS_OF.values(), strict=True))
+    if seconds > 366 * SECONDS_OF["d"]:
+        raise UsageError(f"{option} {text!r} is longer than a year.", f"Write {option} 7h, 90m, 1h30m or 45s.")
+    return seconds
 
 
 def parse_pairs(option: str, text: str | None) -> dict[str, str]:

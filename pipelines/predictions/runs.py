@@ -14,7 +14,7 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -168,6 +168,16 @@ class RunFolder:
         """The record."""
         return paths.join(self.root, _RECORD)
 
+    @property
+    def closing(self) -> str:
+        """A file that says: start no further shard. Its time is over; there only while a run is being closed."""
+        return paths.join(self.root, "closing")
+
+    @property
+    def cut(self) -> str:
+        """The shards that the run was cut to when its time was over; there is none for a run that was not cut."""
+        return paths.join(self.root, "cut.json")
+
     def part(self, shard: int) -> str:
         """Staged rows of a shard."""
         return paths.join(self.root, _PARTS, f"{shard:08d}.parquet")
@@ -213,6 +223,32 @@ class RunFolder:
             ) from None
         return RunRecord.from_json(data, self.run_json)
 
+    def write_cut(self, shards: Iterable[int]) -> None:
+        """Cut the run to these shards, for good: gate and commit are of them alone, after a crash too."""
+        document = {"format": FORMAT, "shards": _as_ranges(sorted(shards))}
+        files.write_atomic(self.cut, (json.dumps(document) + "\n").encode())
+
+    def read_cut(self) -> frozenset[int] | None:
+        """The shards that the run was cut to; None for a whole run.
+
+        Raises:
+            UsageError: If the file is damaged or a newer release wrote it.
+        """
+        try:
+            data = files.read_bytes(self.cut)
+        except FileNotFoundError:
+            return None
+        try:
+            document = json.loads(data)
+            if int(document["format"]) <= FORMAT:
+                return frozenset(n for first, last in document["shards"] for n in range(int(first), int(last) + 1))
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise UsageError(
+            f"{self.cut!r} is damaged, or a newer release wrote it.",
+            "Use the release that wrote it, or delete the file: the run is then finished whole.",
+        )
+
     def remove_parts(self) -> None:
         """Remove what only the scoring needed: parts and markers; plan and record stay."""
         files.delete_tree(paths.join(self.root, _PARTS))
@@ -221,6 +257,17 @@ class RunFolder:
     def _numbers(self, folder: str, pattern: re.Pattern[str]) -> set[int]:
         found = (pattern.fullmatch(name) for name in files.list_names(paths.join(self.root, folder)))
         return {int(match[1]) for match in found if match}
+
+
+def _as_ranges(numbers: Sequence[int]) -> list[list[int]]:
+    """Sorted numbers as first and last of each stretch without a gap."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ranges
 
 
 def list_runs(results: str) -> list[RunRecord]:

@@ -7,7 +7,7 @@ import io
 import os
 import secrets
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import IO
 
 import pyarrow as pa
@@ -64,7 +64,7 @@ def open_plan(folder: RunFolder) -> Iterator[PlanFile]:
     with contextlib.ExitStack() as stack:
         try:
             handle = stack.enter_context(files.open_input(folder.plan))
-            plan = PlanFile(handle, folder.plan)
+            plan = PlanFile(handle, folder.plan, folder.read_cut())
         except (FileNotFoundError, pa.ArrowInvalid) as error:
             raise PlanLost(
                 f"The plan of run {folder.run_id} is missing or damaged.",
@@ -76,23 +76,33 @@ def open_plan(folder: RunFolder) -> Iterator[PlanFile]:
 class PlanFile:
     """A run's plan.parquet, read one row group (16 shards) at a time.
 
+    Args:
+        handle: The file.
+        place: Its name for messages.
+        kept: The shards that the run was cut to; None: all of the file.
+
     Attributes:
-        shards: How many shards the plan has.
-        images: How many images.
+        whole: Images of the file, those of shards that were cut off among them.
+        shards: How many shards the file has.
+        kept: The shards of the plan, in order.
+        images: How many images they hold.
     """
 
-    def __init__(self, handle: IO[bytes], place: str = "the plan") -> None:
+    def __init__(self, handle: IO[bytes], place: str = "the plan", kept: Collection[int] | None = None) -> None:
         self._place = place
         with files.explaining(place):
             self._file = pq.ParquetFile(handle)
         metadata = self._file.metadata
-        self.images = metadata.num_rows
+        self.whole = metadata.num_rows
         column = self._file.schema_arrow.get_field_index("shard")
         self._bounds = [
             (stats.min, stats.max)
             for stats in (metadata.row_group(i).column(column).statistics for i in range(metadata.num_row_groups))
         ]
         self.shards = self._bounds[-1][1] + 1 if self._bounds else 0
+        self._only = kept
+        self.kept = [shard for shard in range(self.shards) if kept is None or shard in kept]
+        self.images = self.whole if kept is None else self.images_of(self.kept)
 
     @property
     def carried(self) -> pa.Schema:
@@ -121,7 +131,7 @@ class PlanFile:
         return bisect_left(self._bounds, shard, key=lambda bounds: bounds[1])
 
     def read_group(self, group: int) -> dict[int, pa.Table]:
-        """The images of each shard in a row group, without the column `shard`."""
+        """The images of each shard of the plan in a row group, without the column `shard`."""
         with files.explaining(self._place):
             table = self._file.read_row_group(group)
         numbers = table.column("shard").to_numpy()
@@ -131,13 +141,14 @@ class PlanFile:
         return {
             shard: images.slice(start, stop - start)
             for shard, start, stop in zip(range(first, last + 1), starts[:-1], starts[1:], strict=True)
+            if self._only is None or shard in self._only
         }
 
 
 def missing_shards(folder: RunFolder, plan: PlanFile) -> list[int]:
     """Shards of the plan without a part, in order."""
     finished = folder.finished_shards()
-    return [shard for shard in range(plan.shards) if shard not in finished]
+    return [shard for shard in plan.kept if shard not in finished]
 
 
 def blocks_of(shards: Iterable[int], plan: PlanFile, most: int) -> Iterator[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,22 @@ def test_plan_gives_every_image_once(images: int, shard_size: int, per_group: in
     assert found == [f"/archive/{i}.jpg" for i in range(images)]
     assert plan.images == images and plan.shards == -(-images // shard_size)
     assert plan.carried == pa.schema([("site", pa.string())])
+
+
+@given(images=st.integers(1, 200), data=st.data())
+def test_a_cut_plan_holds_the_images_of_the_kept_shards_and_no_others(images: int, data: st.DataObject) -> None:
+    whole = plan_file(images, 3, 4)
+    kept = data.draw(st.sets(st.integers(0, whole.shards - 1)))
+    with tempfile.TemporaryDirectory() as results:
+        folder = RunFolder(results, "run")
+        files.write_atomic(folder.plan, plan_bytes(images, 3, 4))
+        folder.write_cut(kept)
+        assert folder.read_cut() == kept
+        with parts.open_plan(folder) as plan:
+            assert plan.kept == sorted(kept) and plan.whole == images
+            assert parts.missing_shards(folder, plan) == sorted(kept)
+            read = [shard for group in range(len(plan.groups)) for shard in plan.read_group(group)]
+            assert read == sorted(kept) and plan.images == whole.images_of(kept)
 
 
 @given(images=st.integers(1, 300), most=st.integers(1, 20), data=st.data())
