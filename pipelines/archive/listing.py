@@ -63,6 +63,14 @@ class ListingFilter:
         for glob in (*self.include, *self.exclude):
             glob_expression(glob)
 
+    def keeps(self, inner: pa.StringArray) -> pa.BooleanArray:
+        """Say of paths whether a listing would keep a file of that name.
+
+        Args:
+            inner: Escaped paths below the root, without a slash in front.
+        """
+        return _Sieve("/", self).passes(inner)
+
 
 def is_image_name(name: str) -> bool:
     """Say whether a file's name has a suffix that is read; its case does not matter."""
@@ -163,6 +171,17 @@ class _Sieve:
                 self.left_out[reason] += 1
                 return False
         return True
+
+    def passes(self, inner: pa.StringArray) -> pa.BooleanArray:
+        """Say which paths would stay in a listing; nothing is counted."""
+        passing = pc.match_substring_regex(inner, _IMAGE_NAME)
+        for rejected in (self._is_litter(inner), self._is_hidden(inner)):
+            passing = pc.and_not(passing, rejected)
+        if self._include:
+            passing = pc.and_(passing, _matches_any(inner, self._include))
+        if self._exclude:
+            passing = pc.and_not(passing, _matches_any(inner, self._exclude))
+        return passing
 
     def kept(self, batch: storage.FileBatch) -> pa.RecordBatch:
         """Return the rows that stay, as `LISTING_SCHEMA` has them."""
