@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
-_NO_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL))
+NO_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL))
 
 
 def make_folder(path: str) -> None:
@@ -44,7 +44,7 @@ def replacing(path: str) -> Iterator[str]:
     temporary = _new_file_beside(path)
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -63,13 +63,13 @@ def create(path: str, data: bytes) -> bool:
     try:
         with open(temporary, "wb") as file:
             file.write(data)
-        _sync(temporary)
+        sync(temporary)
         try:
             os.link(temporary, path)
         except FileExistsError:
             return False
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if error.errno not in NO_LINKS:
                 raise
             return _create_in_place(path, data)
     finally:
@@ -99,7 +99,7 @@ def _create_in_place(path: str, data: bytes) -> bool:
         return False
     with open(descriptor, "wb") as file:
         file.write(data)
-    _sync(path)
+    sync(path)
     _sync_folder(os.path.dirname(path))
     return True
 
@@ -120,7 +120,8 @@ def _set_mode(path: str, mode: int) -> None:
         os.chmod(path, mode)
 
 
-def _sync(path: str) -> None:
+def sync(path: str) -> None:
+    """Return once the disk has a file's content, or a folder's names."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -131,4 +132,4 @@ def _sync(path: str) -> None:
 def _sync_folder(path: str) -> None:
     # Some mounts cannot sync a folder; the file itself is safe by then.
     with contextlib.suppress(OSError):
-        _sync(path or ".")
+        sync(path or ".")
