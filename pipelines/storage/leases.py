@@ -71,11 +71,14 @@ class Lease:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         identity: Identity | None = None,
+        *,
+        patient: bool = False,
+        on_wait: Callable[[str, float], None] | None = None,
     ) -> Lease:
         """Become the owner, at once where nobody is or the owner's process is dead.
 
-        A live owner on this machine is refused at once. One of another machine is watched: if its file stays
-        unchanged for two minutes it is taken over.
+        A live owner on this machine is refused at once, unless the caller is patient. One of another machine is
+        watched: if its file stays unchanged for two minutes it is taken over.
 
         Args:
             results: The results folder.
@@ -83,6 +86,9 @@ class Lease:
             clock: Monotonic seconds.
             sleep: Waits for some seconds.
             identity: Who asks, instead of this process.
+            patient: Queue behind an owner that lives, wherever it is, until it has finished or the time is over;
+                storage that does not answer meanwhile is asked again.
+            on_wait: Called before each wait with the owner in words and the seconds that are left.
 
         Raises:
             TryLater: Another process owns the folder, or storage does not answer.
@@ -96,15 +102,27 @@ class Lease:
         moving = False
         while True:
             now = clock()
-            if _is_free(seen, me) or now - since >= STALE_SECONDS:
+            visible = _is_visible(seen, me)
+            # One that can be seen to live is never taken over, however long it does not stir.
+            stale = not visible and now - since >= STALE_SECONDS
+            hopeless = visible or (moving and since + STALE_SECONDS > deadline)
+            if stale or _is_free(seen, me):
                 lease = cls._create(place, seen.number + 1 if seen else 1, me)
                 if lease:
                     return lease
-            elif _is_visible(seen, me) or now >= deadline or (moving and since + STALE_SECONDS > deadline):
+            elif now >= deadline or (hopeless and not patient):
                 raise _held_elsewhere(place, seen)
             else:
+                if on_wait:
+                    on_wait(_in_words(seen), deadline - now)
                 sleep(min(POLL_SECONDS, deadline - now))
-            latest = _highest(place)
+            try:
+                latest = _highest(place)
+            except TryLater:
+                if not patient or clock() >= deadline:
+                    raise
+                since = clock()  # what was not seen is no sign that the owner is dead
+                continue
             if latest != seen:
                 seen, since, moving = latest, clock(), True
 
@@ -261,6 +279,9 @@ def _is_free(holder: _Holder | None, me: Identity) -> bool:
 
 
 def _held_elsewhere(results: str, holder: _Holder | None) -> TryLater:
+    return TryLater(f"{results!r} is being written by {_in_words(holder)}.", "Try again when it has finished.")
+
+
+def _in_words(holder: _Holder | None) -> str:
     owner = holder.identity if holder else None
-    who = f"process {owner.pid} on {owner.host!r}" if owner else "another process"
-    return TryLater(f"{results!r} is being written by {who}.", "Try again when it has finished.")
+    return f"process {owner.pid} on {owner.host!r}" if owner else "another process"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -76,6 +77,27 @@ def test_one_works_the_other_is_refused_and_a_killed_owner_is_taken_over_at_once
     with Lease.acquire(results) as lease:
         assert lease.number == 2
     assert time.monotonic() - began < 10
+
+
+def test_a_patient_caller_queues_behind_a_process_until_it_is_killed(results: str) -> None:
+    holder = start(HOLDER, results)
+    seconds, waits = _FastClock(20), []
+
+    def kill_after_some_waits(owner: str, _left: float) -> None:
+        waits.append(owner)
+        if len(waits) == 4:
+            holder.kill()
+            holder.wait()
+
+    try:
+        assert line_of(holder) == "owner 1"
+        lease = Lease.acquire(results, 3600, seconds.read, seconds.sleep, patient=True, on_wait=kill_after_some_waits)
+        assert lease.number == 2 and len(waits) >= 4
+        assert set(waits) == {f"process {holder.pid} on {socket.gethostname()!r}"}
+        lease.release()
+    finally:
+        holder.kill()
+        holder.wait()
 
 
 def test_an_owner_that_was_paused_past_its_lease_notices(results: str) -> None:

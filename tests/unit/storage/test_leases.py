@@ -134,6 +134,74 @@ def test_a_foreign_owner_that_finishes_while_watched_hands_over(tmp_path: Path) 
     assert clock.now == 1010
 
 
+def queue_up(results: Path, clock: Clock, wait: float) -> tuple[Lease, list[tuple[str, float]]]:
+    """Wait patiently; also what was said meanwhile."""
+    said: list[tuple[str, float]] = []
+    lease = Lease.acquire(
+        str(results), wait, clock.read, clock.sleep, ME, patient=True, on_wait=lambda *words: said.append(words)
+    )
+    return lease, said
+
+
+@pytest.mark.parametrize("identity", [ME, FOREIGN])
+def test_a_patient_caller_queues_behind_an_owner_that_lives(tmp_path: Path, identity: Identity) -> None:
+    clock = Clock()
+    owner = acquire(tmp_path, identity=identity)
+    clock.events = [(1000 + seconds, owner.renew) for seconds in range(10, 1800, 10)]
+    clock.events.append((2800, owner.release))
+    lease, said = queue_up(tmp_path, clock, 7200)
+    assert (lease.number, clock.now) == (2, 2800)
+    left = [seconds for _, seconds in said]
+    assert left == [7200 - POLL_SECONDS * step for step in range(len(left))] and len(left) == 1800 / POLL_SECONDS
+    assert {words for words, _ in said} == {f"process {identity.pid} on {identity.host!r}"}
+
+
+def test_a_patient_caller_takes_over_at_the_next_look_from_an_owner_that_dies_here(tmp_path: Path) -> None:
+    clock = Clock()
+    child = subprocess.Popen(["sleep", "1000"])
+    try:
+        started = int(Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
+        acquire(tmp_path, identity=replace(ME, pid=child.pid, process_started=started))
+        # It does not renew, but it lives: that it lives is seen, and it is not taken over.
+        clock.events = [(2000, lambda: (child.kill(), child.wait()))]
+        lease, _ = queue_up(tmp_path, clock, 7200)
+        assert (lease.number, clock.now) == (2, 2000)
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.parametrize("identity", [ME, FOREIGN])
+def test_a_patient_caller_gives_up_when_its_time_is_over(tmp_path: Path, identity: Identity) -> None:
+    clock = Clock()
+    owner = acquire(tmp_path, identity=identity)
+    clock.events = [(1000 + seconds, owner.renew) for seconds in range(10, 1000, 10)]
+    with pytest.raises(TryLater, match=str(identity.pid)):
+        queue_up(tmp_path, clock, 603)
+    assert clock.now == 1603
+    owner.check()
+
+
+def test_while_storage_does_not_answer_nobody_is_taken_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    owner = acquire(tmp_path, identity=FOREIGN)
+    real = files.list_names
+
+    def list_names(folder: str) -> list[str]:
+        if 1050 <= clock.now < 1400:
+            raise TryLater("Storage does not answer.")
+        return real(folder)
+
+    monkeypatch.setattr(files, "list_names", list_names)
+    clock.events = [(1000 + seconds, owner.renew) for seconds in range(10, 50, 10)]
+    clock.events += [(1000 + seconds, owner.renew) for seconds in range(400, 1000, 10)]
+    with pytest.raises(TryLater, match="being written"):
+        queue_up(tmp_path, clock, 900)
+    assert clock.now == 1900
+
+
 def test_a_short_wait_ends_without_taking_over(tmp_path: Path) -> None:
     clock = Clock()
     owner = acquire(tmp_path, identity=FOREIGN)
