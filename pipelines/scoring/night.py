@@ -160,17 +160,16 @@ def planned_work(night: Night) -> Iterator[Planned]:
             listing = list_images(night, Path(folder))
         night.tell(ScoreProgress("planning", 0, listing.found))
         filesystem = fsspec_filesystem(night.results) if paths.is_bucket(night.results) else None
-        path = Path(folder) / "plan.parquet"
         plan = make_plan(
             listing.path,
             committed_files(night.results),
             filesystem,
-            PlanKey(bundle.model_id, bundle.preprocessing_id, config.precision),
+            PlanKey(bundle.model_id, bundle.preprocessing_id, config.precision, bundle.name),
             shard_size=config.shard_size,
             rows_per_group=config.shard_size * SHARDS_PER_GROUP,
             limit=config.limit,
             rescore=config.rescore,
             retry_failed=config.retry_failed,
-            out_path=path,
+            out_folder=folder,
         )
-        yield Planned(listing, plan, path)
+        yield Planned(listing, plan, plan.paths[0] if plan.paths else Path(folder) / "plan.parquet")

@@ -107,7 +107,7 @@ class PlanFile:
     @property
     def carried(self) -> pa.Schema:
         """The manifest's own columns that the plan carries."""
-        ours = {"shard", "image_uri", "image_version"}
+        ours = {"shard", "image_uri", "image_version", "previous"}
         return pa.schema([field for field in self._file.schema_arrow if field.name not in ours])
 
     def images_of(self, shards: Iterable[int]) -> int:

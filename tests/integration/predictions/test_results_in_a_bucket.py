@@ -49,7 +49,7 @@ def test_a_run_from_plan_to_question(s3: Any, tmp_path: Path) -> None:
     ]
     assert run_query(results, "SELECT scored FROM runs").to_pylist() == [{"scored": 2}]
 
-    listing, out = tmp_path / "listing.parquet", tmp_path / "plan.parquet"
+    listing = tmp_path / "listing.parquet"
     pq.write_table(pa.table({"image_uri": ["/1", "/2", "/3"], "image_version": ["1", "2", "1"]}), listing)
     files = commit.committed_files(results)
     assert files and all(s3.filesystem.exists(file) for file in files)
@@ -57,13 +57,13 @@ def test_a_run_from_plan_to_question(s3: Any, tmp_path: Path) -> None:
         listing,
         files,
         fsspec_filesystem(results),
-        PlanKey("m", "p", "float32"),
+        PlanKey("m", "p", "float32", "n"),
         shard_size=2,
         rows_per_group=4,
         limit=None,
         rescore=False,
         retry_failed=False,
-        out_path=out,
+        out_folder=tmp_path,
     )
     assert (plan.new, plan.changed, plan.unchanged) == (1, 1, 1)
 

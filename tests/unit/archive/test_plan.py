@@ -1,4 +1,4 @@
-"""The plan against a plain computation with Python sets."""
+"""The plan: its files, and what is said when it cannot be made; its counts are in test_plan_by_sets."""
 
 from __future__ import annotations
 
@@ -12,21 +12,13 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from pipelines.archive import plan as planning
+from pipelines.archive import plan_questions
 from pipelines.archive.plan import Plan, PlanKey, make_plan
-from pipelines.errors import IMAGE_ERRORS, NightreadError, TryLater, UsageError
+from pipelines.errors import NightreadError, TryLater, UsageError
 
-KEY = PlanKey("model", "pixels", "float32")
-KEYS = [
-    KEY,
-    PlanKey("older", "pixels", "float32"),
-    PlanKey("model", "pixels", "int8"),
-    PlanKey("model", "x", "float32"),
-]
-LIES_IN_IMAGE = {"not_an_image", "unsupported", "truncated", "too_large", "decoder_crashed", "timed_out"}
+KEY = PlanKey("model", "pixels", "float32", "cells")
+OLDER = PlanKey("older", "pixels", "float32", "cells")
 COUNTER = itertools.count()
 
 
@@ -40,12 +32,6 @@ class Row:
     code: str | None
 
 
-URIS = st.sampled_from(["/a", "/b b", "/c'", "/d\\\\", "/é", "/a.b", "/A"])
-VERSIONS = st.sampled_from(["", "1", "2"])
-ROWS = st.builds(Row, URIS, VERSIONS, st.sampled_from(KEYS), st.none() | st.sampled_from(sorted(IMAGE_ERRORS)))
-LISTINGS = st.lists(st.tuples(URIS, VERSIONS), max_size=9)
-
-
 def write_table(path: Path, rows: Sequence[Row]) -> str:
     """A file of the table with the columns that a plan needs and one more."""
     pq.write_table(
@@ -55,6 +41,7 @@ def write_table(path: Path, rows: Sequence[Row]) -> str:
                 "image_version": pa.array([row.version for row in rows], pa.string()),
                 "model_id": pa.array([row.key.model_id for row in rows], pa.string()),
                 "preprocessing_id": pa.array([row.key.preprocessing_id for row in rows], pa.string()),
+                "model_name": pa.array([row.key.model_name for row in rows], pa.string()),
                 "precision": pa.array([row.key.precision for row in rows], pa.string()),
                 "status": pa.array(["failed" if row.code else "scored" for row in rows], pa.string()),
                 "error_code": pa.array([row.code for row in rows], pa.string()),
@@ -80,7 +67,8 @@ def planned(
     """Make a plan in a folder of its own and read it back."""
     place = folder / f"plan {next(COUNTER)} [x]*?"
     place.mkdir()
-    path, out = place / "listing.parquet", place / "plan.parquet"
+    path, out = place / "listing.parquet", place / "out"
+    out.mkdir()
     columns = {
         "image_uri": pa.array([uri for uri, _ in listing], pa.string()),
         "image_version": pa.array([version for _, version in listing], pa.string()),
@@ -97,74 +85,20 @@ def planned(
         limit=limit,
         rescore=rescore,
         retry_failed=retry_failed,
-        out_path=out,
+        out_folder=out,
     )
+    assert list(plan.paths) == list(out.iterdir())
     if not plan.planned:
-        assert not out.exists()
         return plan, []
-    file = pq.ParquetFile(out)
+    file = pq.ParquetFile(plan.paths[0])
     sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
     assert sizes[:-1] == [group] * (len(sizes) - 1) and 0 < sizes[-1] <= group
     return plan, file.read().to_pylist()
 
 
-def expected(
-    listing: Sequence[tuple[str, str]], rows: Sequence[Row], retry_failed: bool
-) -> tuple[dict[str, str], set[str], set[str]]:
-    """Each image's version, the unchanged and the changed ones, by plain sets."""
-    images: dict[str, str] = {}
-    for uri, version in listing:
-        images.setdefault(uri, version)
-    settling = set() if retry_failed else LIES_IN_IMAGE
-    done = {(row.uri, row.version) for row in rows if row.key == KEY and (row.code is None or row.code in settling)}
-    there = {(row.uri, row.version) for row in rows}
-    unchanged = {uri for uri, version in images.items() if (uri, version) in done}
-    changed = {
-        uri
-        for uri, version in images.items()
-        if uri not in unchanged and uri in {known for known, _ in there} and (uri, version) not in there
-    }
-    return images, unchanged, changed
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(LISTINGS, st.lists(ROWS, max_size=12), st.booleans(), st.booleans(), st.none() | st.integers(1, 5))
-def test_a_plan_is_what_sets_say(
-    tmp_path: Path,
-    listing: list[tuple[str, str]],
-    rows: list[Row],
-    retry_failed: bool,
-    rescore: bool,
-    limit: int | None,
-) -> None:
-    place = tmp_path / f"table{next(COUNTER)}"
-    place.mkdir()
-    half = len(rows) // 2
-    files = [write_table(place / "1.parquet", rows[:half]), write_table(place / "2.parquet", rows[half:])]
-    images, unchanged, changed = expected(listing, rows, retry_failed)
-    plan, found = planned(tmp_path, listing, files, limit=limit, rescore=rescore, retry_failed=retry_failed)
-
-    assert plan.found == len(images) == plan.new + plan.changed + plan.unchanged
-    assert (plan.unchanged, plan.changed) == (len(unchanged), len(changed))
-    wanted = [uri for uri in images if rescore or uri not in unchanged][:limit]
-    assert [row["image_uri"] for row in found] == wanted
-    assert plan.planned == len(wanted) and plan.shards == -(-len(wanted) // 2)
-    assert [row["shard"] for row in found] == [number // 2 for number in range(len(wanted))]
-    assert all(images[str(row["image_uri"])] == row["image_version"] for row in found)
-
-    committed = [Row(str(row["image_uri"]), str(row["image_version"]), KEY, None) for row in found]
-    again, _ = planned(tmp_path, listing, [*files, write_table(place / "3.parquet", committed)])
-    left = set(images) - set(wanted) - expected(listing, rows, False)[1]
-    assert again.planned == len(left)
-
-
-def test_the_codes_that_settle_are_the_documented_ones() -> None:
-    assert {code for code, kind in IMAGE_ERRORS.items() if kind.lies_in_image} == LIES_IN_IMAGE
-
-
 def test_everything_is_new_without_a_table(tmp_path: Path) -> None:
     plan, rows = planned(tmp_path, [("/a", "1"), ("/b", "")], [])
-    assert plan == Plan(found=2, new=2, changed=0, unchanged=0, planned=2, shards=1)
+    assert (plan.found, plan.new, plan.planned, plan.shards, len(plan.paths)) == (2, 2, 2, 1, 1)
     assert [row["patient_id"] for row in rows] == ["000", "001"]
 
 
@@ -176,7 +110,7 @@ def test_an_image_that_is_listed_twice_is_planned_once(tmp_path: Path) -> None:
 
 def test_an_empty_listing_makes_an_empty_plan(tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.parquet", [Row("/a", "1", KEY, None)])
-    assert planned(tmp_path, [], [table])[0] == Plan(0, 0, 0, 0, 0, 0)
+    assert planned(tmp_path, [], [table])[0] == Plan(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ())
 
 
 def test_files_with_other_columns_are_read_together(tmp_path: Path) -> None:
@@ -211,9 +145,9 @@ def test_a_file_of_the_table_that_is_gone_or_damaged_is_explained(tmp_path: Path
 
 
 def test_too_little_memory_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = write_table(tmp_path / "t.parquet", [Row(f"/{i}", "1", KEYS[1], None) for i in range(20_000)])
+    table = write_table(tmp_path / "t.parquet", [Row(f"/{i}", "1", OLDER, None) for i in range(20_000)])
     listing = [(f"/{i}" + "x" * 50, "1") for i in range(20_000)]
-    monkeypatch.setattr("pipelines.archive.plan.MEMORY_LIMIT", "1MB")
+    monkeypatch.setattr("pipelines.archive.plan_questions.MEMORY_LIMIT", "1MB")
     with pytest.raises(UsageError, match="1MB of memory") as told:
         planned(tmp_path, listing, [table])
     assert told.value.cure
@@ -221,17 +155,17 @@ def test_too_little_memory_is_explained(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_full_temporary_folder_is_worth_another_try() -> None:
     text = 'IO Error: Could not write file "/tmp/nightread-join-x/duckdb_temp": No space left on device'
-    told = planning._explanation(duckdb.IOException(text))
+    told = plan_questions.explanation(duckdb.IOException(text))
     assert isinstance(told, TryLater) and "TMPDIR" in told.cure
 
 
 def test_a_plan_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image_uri": ["/a"], "image_version": ["1"]}), tmp_path / "listing.parquet")
+    (tmp_path / "plan-000.parquet").symlink_to("/dev/full")
     with pytest.raises(NightreadError) as told:
-        full = Path("/dev/full")
-        pq.write_table(pa.table({"image_uri": ["/a"], "image_version": ["1"]}), tmp_path / "listing.parquet")
         make_plan(
             tmp_path / "listing.parquet", [], None, KEY, shard_size=2, rows_per_group=4, limit=None, rescore=False,
-            retry_failed=False, out_path=full,
+            retry_failed=False, out_folder=tmp_path,
         )  # fmt: skip
     assert isinstance(told.value, TryLater) and told.value.cure
 
@@ -244,7 +178,7 @@ def test_the_files_of_a_bucket_are_read_through_its_file_system(tmp_path: Path) 
     def plan(uri: str) -> Plan:
         return make_plan(
             listing, [uri], fsspec.filesystem("file"), KEY, shard_size=2, rows_per_group=4, limit=None, rescore=False,
-            retry_failed=False, out_path=tmp_path / "plan.parquet",
+            retry_failed=False, out_folder=tmp_path,
         )  # fmt: skip
 
     assert plan(table).unchanged == 1
