@@ -23,6 +23,7 @@ class Listing:
         carried: The manifest's own columns; None where there are none.
         repeated: Rows of the manifest that said the same again and were dropped.
         repeated_rows: The first of them, as numbers of the manifest's rows.
+        unmatched: Images whose path the expression of `--path-columns` does not match; 0 without one.
     """
 
     path: Path
@@ -34,3 +35,4 @@ class Listing:
     carried: pa.Schema | None = None
     repeated: int = 0
     repeated_rows: tuple[int, ...] = ()
+    unmatched: int = 0

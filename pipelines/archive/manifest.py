@@ -21,6 +21,7 @@ from pipelines.archive.found import Listing
 from pipelines.archive.listing import LISTING_SCHEMA, listing_writer
 from pipelines.archive.manifest_rows import BATCH_ROWS, ManifestRows, open_manifest
 from pipelines.archive.manifest_uris import UriResolver
+from pipelines.archive.prefix_map import NO_PREFIXES, PrefixMap
 from pipelines.errors import UsageError
 from pipelines.storage import files, paths
 from pipelines.storage.listing import list_files
@@ -46,6 +47,8 @@ def read_manifest(
     root: str | None,
     out_path: str | os.PathLike[str],
     on_count: OnCount | None = None,
+    *,
+    prefix_map: PrefixMap = NO_PREFIXES,
 ) -> Listing:
     """Read a manifest into the same local Parquet file that a listing makes.
 
@@ -58,6 +61,7 @@ def read_manifest(
         root: Where relative URIs start and what none may leave; by default the manifest's folder.
         out_path: Local Parquet file: `image_uri, image_version` and the further columns; replaced if it is there.
         on_count: Called now and then with the rows read so far.
+        prefix_map: What names of other machines stand for here.
 
     Returns:
         What was found, in the manifest's order.
@@ -69,7 +73,7 @@ def read_manifest(
     place = paths.canonical(uri)
     with tempfile.TemporaryDirectory(prefix="nightread-manifest-") as folder:
         rows = open_manifest(_local(place, folder), place, columns)
-        resolver = UriResolver(root, paths.parent(place), rows.unit)
+        resolver = UriResolver(root, paths.parent(place), rows.unit, prefix_map)
         staged = _Staged(Path(folder), rows)
         staged.write(resolver, on_count)
         resolver.check()

@@ -6,6 +6,7 @@ import os
 import re
 from typing import Final
 
+from pipelines.archive.prefix_map import NO_PREFIXES, PrefixMap, looks_like_windows
 from pipelines.errors import UsageError
 from pipelines.storage import paths
 
@@ -23,16 +24,19 @@ class UriResolver:
         root: As given by the user, or None.
         folder: Canonical URI of the manifest's own folder.
         unit: `line` or `row`, for messages.
+        prefix_map: What names of other machines stand for here; such a name counts as an absolute one.
 
     Attributes:
         prefix: The deepest folder that holds all images so far, escaped; None before the first.
     """
 
-    def __init__(self, root: str | None, folder: str, unit: str) -> None:
+    def __init__(self, root: str | None, folder: str, unit: str, prefix_map: PrefixMap = NO_PREFIXES) -> None:
         self._given = root is not None
         self._place = paths.canonical(root) if root is not None else folder
         self._root = paths.escape_name(self._place)
         self._unit = unit
+        self._map = prefix_map
+        self._used: set[str] = set()
         self._any_relative = False
         self._stranger: int | None = None
         self.prefix: str | None = None
@@ -49,7 +53,10 @@ class UriResolver:
         """
         if not uri:
             raise UsageError(f"The uri in {self._unit} {number} of the manifest is empty.", "Every row names an image.")
-        if _SIMPLE.fullmatch(uri):
+        mapped = self._map.find(uri) if self._map else None
+        if mapped:
+            resolved = self._resolve_mapped(mapped, number)
+        elif _SIMPLE.fullmatch(uri):
             self._any_relative = True
             resolved = paths.join(self._root, uri)
         else:
@@ -61,8 +68,16 @@ class UriResolver:
         """Check what only all rows together tell.
 
         Raises:
-            UsageError: If absolute URIs lie outside the root, or share no folder.
+            UsageError: If absolute URIs lie outside the root, or share no folder, or no row makes use of a mapped
+                prefix.
         """
+        unused = [text for text in self._map.texts if text not in self._used]
+        if unused and self.prefix is not None:
+            named = " and ".join(repr(text) for text in unused)
+            raise UsageError(
+                f"Not one row of the manifest begins with what --map-prefix {named} maps.",
+                "Compare it with the manifest, and put it in quotes: a shell takes backslashes away.",
+            )
         if self._stranger is None:
             return
         if self._given or self._any_relative:
@@ -81,7 +96,14 @@ class UriResolver:
             absolute = True
         else:
             raw = paths.unescape_name(uri)
-            if paths.escape_name(raw) != uri:
+            is_name = paths.escape_name(raw) == uri
+            if looks_like_windows(uri) and not (is_name and uri.startswith("\\\\")):
+                raise self._refused(
+                    number,
+                    "is a Windows path that no --map-prefix maps",
+                    r"Say where its share or drive lies here: --map-prefix '\\server\share=/mnt/images'.",
+                )
+            if not is_name:
                 raise self._refused(
                     number,
                     "has a backslash that stands for no character",
@@ -89,6 +111,18 @@ class UriResolver:
                 )
             absolute = uri.startswith("/") or not paths.is_local(uri)
             place = self._placed(raw, absolute, number)
+        return self._checked(place, absolute, number)
+
+    def _resolve_mapped(self, mapped: tuple[str, str, str], number: int) -> str:
+        text, target, rest = mapped
+        self._used.add(text)
+        if "\0" in rest:
+            raise self._refused(number, "holds a zero byte", "Correct the manifest.")
+        if ".." in rest.split("/"):
+            raise self._refused(number, "has a part .. below the mapped prefix", "Correct the manifest.")
+        return self._checked(paths.join(target, rest), True, number)
+
+    def _checked(self, place: str, absolute: bool, number: int) -> str:
         resolved = paths.escape_name(place)
         inside = paths.is_inside(resolved, self._root)
         if absolute and not inside and self._stranger is None:
