@@ -4,6 +4,9 @@ Delta's transaction marks are no locks: appending again with the same mark succe
 it once is the order: open the table, look at the mark, append *through that same object*. A writer that came between
 makes the append fail, and the look is repeated. Abandoning a run is a commit as well, an empty one with another mark,
 so that whoever commits second, of a writer and its undertaker, finds out.
+
+Where the file system knows no hard links, a commit is a rename that replaces whatever is there; then all of this
+stands on the lease alone, and who cannot show one is refused.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from pipelines.predictions.table import (
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
+    from pipelines.storage.leases import Lease
+
 COMMITTED: Final = 1
 ABANDONED: Final = 0
 
@@ -35,15 +40,19 @@ _RUN_KEY: Final = "nightread_run"
 _TRIES: Final = 5
 
 
-def ensure_table(results: str) -> None:
+def ensure_table(results: str, lease: Lease | None = None) -> None:
     """Create the table where there is none; a later run adds the columns of its classes.
+
+    Args:
+        results: The results folder.
+        lease: The right to write to it; needed where the file system knows no hard links.
 
     Raises:
         UsageError: If what is there is newer or no table of nightread, or the place cannot be written.
         TryLater: If storage does not answer.
     """
-    if load_table(results) is None:
-        create_table(results, prediction_schema((), None))
+    if load_table(results, lease) is None:
+        create_table(results, prediction_schema((), None), lease)
         open_table(results)
 
 
@@ -90,6 +99,7 @@ def commit_run(
     schema: pa.Schema,
     batches: Iterable[pa.RecordBatch],
     before_append: Callable[[], None],
+    lease: Lease | None = None,
 ) -> int:
     """Append a run's rows exactly once.
 
@@ -103,6 +113,7 @@ def commit_run(
         batches: The rows; one pass is made for each attempt, and memory holds a few batches at a time. If it raises,
             nothing is committed and the error is passed on. A one-shot iterator allows one attempt.
         before_append: Called just before the append begins and again before it is committed; raises to prevent it.
+        lease: The right to write to the folder; needed where the file system knows no hard links.
 
     Returns:
         The table version that holds the rows; of the earlier commit if this run was committed already.
@@ -113,7 +124,7 @@ def commit_run(
         TryLater: If storage fails, or other processes keep changing the table.
     """
     for attempt in range(_TRIES):
-        table = open_table(results)
+        table = open_table(results, lease)
         state = table.transaction_version(run_id)
         if state == COMMITTED:
             return _version_of(table, run_id)
@@ -131,18 +142,19 @@ def commit_run(
     raise _contended(run_id)
 
 
-def abandon_run(results: str, run_id: str) -> bool:
+def abandon_run(results: str, run_id: str, lease: Lease | None = None) -> bool:
     """Make sure that a run is never committed; its images are new again.
 
     Args:
         results: The results folder; its table exists.
         run_id: The run.
+        lease: As for `commit_run`.
 
     Returns:
         True once it is abandoned; False if it has been committed.
     """
     for _ in range(_TRIES):
-        table = open_table(results)
+        table = open_table(results, lease)
         state = table.transaction_version(run_id)
         if state is not None:
             return state != COMMITTED

@@ -1,6 +1,6 @@
 """The Delta table as a file format: where it lies, how it is opened, and what its library's errors mean.
 
-Only this file and `commit` know deltalake.
+Only this file, `commit` and `rebase` know deltalake.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ import pyarrow as pa
 from pipelines.errors import NightreadError, TryLater, UsageError
 from pipelines.storage import faults, local_files, paths
 from pipelines.storage.faults import Fault
+from pipelines.storage.preflight import has_hard_links
 from pipelines.storage.settings import delta_storage_options
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
+
+    from pipelines.storage.leases import Lease
 
 FORMAT: Final = 1
 
@@ -45,6 +48,9 @@ _FAULTS: Final = (
         Fault.WRONG_PLACE,
     ),
 )
+# The library's commit without hard links: a rename that replaces whatever is there. It would take the permission from
+# the environment too, so the option is always given.
+_UNSAFE_RENAME: Final = "MOUNT_ALLOW_UNSAFE_RENAME"
 _LOCAL_TROUBLE: Final = re.compile(r"os error|I/O error", re.I)
 
 
@@ -70,11 +76,13 @@ def table_uri(results: str) -> str:
     return paths.join(place, "predictions")
 
 
-def load_table(results: str) -> DeltaTable | None:
+def load_table(results: str, lease: Lease | None = None) -> DeltaTable | None:
     """Open the table at its newest version.
 
     Args:
         results: The results folder.
+        lease: The right to write to it. Where the file system knows no hard links, only an object opened with it can
+            commit.
 
     Returns:
         The table, or None where there is none yet.
@@ -89,20 +97,24 @@ def load_table(results: str) -> DeltaTable | None:
     uri = table_uri(results)
     with explained_errors(uri):
         try:
-            table = DeltaTable(uri, storage_options=delta_storage_options(uri))
+            table = DeltaTable(uri, storage_options=_options(uri, results, lease))
         except TableNotFoundError:
             return None
     _check_format(table, uri)
     return table
 
 
-def open_table(results: str) -> DeltaTable:
+def open_table(results: str, lease: Lease | None = None) -> DeltaTable:
     """Open the table at its newest version, where there must be one.
+
+    Args:
+        results: The results folder.
+        lease: As for `load_table`.
 
     Raises:
         UsageError: As `load_table`, and if there is no table.
     """
-    table = load_table(results)
+    table = load_table(results, lease)
     if table is None:
         raise UsageError(
             f"There are no predictions in {paths.canonical(results)!r}.",
@@ -111,12 +123,13 @@ def open_table(results: str) -> DeltaTable:
     return table
 
 
-def create_table(results: str, schema: pa.Schema) -> None:
+def create_table(results: str, schema: pa.Schema, lease: Lease | None = None) -> None:
     """Create the table; that another process was faster is fine.
 
     Args:
         results: The results folder.
         schema: Its first columns.
+        lease: As for `load_table`.
     """
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
@@ -127,6 +140,7 @@ def create_table(results: str, schema: pa.Schema) -> None:
     with explained_errors(uri):
         if paths.is_local(uri):
             local_files.make_folder(uri)
+        options = _options(uri, results, lease)
         try:
             DeltaTable.create(
                 uri,
@@ -138,11 +152,23 @@ def create_table(results: str, schema: pa.Schema) -> None:
                 # A checkpoint every 20 versions keeps opening quick after years of nights. The log itself is the
                 # record of who committed what, so it outlives the 30 days that are the format's default.
                 configuration={"delta.logRetentionDuration": "interval 3650 days", "delta.checkpointInterval": "20"},
-                storage_options=delta_storage_options(uri),
+                storage_options=options,
             )
         except DeltaError:
-            if not DeltaTable.is_deltatable(uri, storage_options=delta_storage_options(uri)):
+            if not DeltaTable.is_deltatable(uri, storage_options=options):
                 raise
+
+
+def _options(uri: str, results: str, lease: Lease | None) -> dict[str, str]:
+    """The library's storage options; they allow the unsafe rename to the lease's owner alone, and where it must be."""
+    if not paths.is_local(uri):
+        return delta_storage_options(uri)
+    if lease is None:
+        return {_UNSAFE_RENAME: "false"}
+    if lease.results != paths.canonical(results):
+        raise ValueError("the lease is another folder's")
+    lease.check()
+    return {_UNSAFE_RENAME: "false" if has_hard_links(uri) else "true"}
 
 
 def table_schema(table: DeltaTable) -> pa.Schema:
