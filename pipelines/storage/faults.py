@@ -6,10 +6,13 @@ repeats session tokens and key identifiers in its error documents.
 
 from __future__ import annotations
 
+import contextlib
+import email.utils
 import enum
 import errno
 import random
 import re
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -24,6 +27,10 @@ TRIES = 10
 TRY_SECONDS = 12.0
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
+# A server that asks for fewer requests is not helped by the same ones two seconds later.
+LONGEST_PAUSE_WHEN_THROTTLED = 20.0
+# The longest time that a server's own word (Retry-After) is taken for.
+LONGEST_TOLD_PAUSE = 60.0
 
 
 class Fault(enum.Enum):
@@ -34,6 +41,7 @@ class Fault(enum.Enum):
     EXISTS = "it is there already"
     DENIED = "access is refused"
     NO_CREDENTIALS = "no credentials were found"
+    EXPIRED = "the credentials have expired"
     WRONG_PLACE = "the name or the settings cannot be right"
     BAD_KEY = "a key that this client cannot express"
     FULL = "the disk is full"
@@ -57,6 +65,13 @@ _ERRNO_FAULTS: dict[int, Fault] = {
 }
 _STATUS = re.compile(r"(?:status code: |status: )(\d{3})")
 _PASSING_STATUS = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 507, 509))
+_THROTTLED_STATUS = frozenset((429, 503, 509))
+_THROTTLED_CODE = re.compile(
+    r"\b(?:SlowDown\w*|Throttl\w+|TooManyRequests\w*|RequestLimitExceeded|BandwidthLimitExceeded)\b"
+)
+_EXPIRED_CODE = re.compile(r"\b(?:ExpiredToken\w*|TokenRefreshRequired|RequestExpired)\b")
+# What may be over at the next try; credentials that have expired are often being renewed in that moment.
+_REPEATED = frozenset((Fault.PASSING, Fault.EXPIRED))
 
 
 def fault_of(error: BaseException) -> Fault | None:
@@ -84,6 +99,8 @@ def fault_of(error: BaseException) -> Fault | None:
 def _fault_of_obstore(error: BaseException) -> Fault:
     text = str(error)
     kind = type(error).__name__
+    if _EXPIRED_CODE.search(text):
+        return Fault.EXPIRED
     by_type = {
         "AlreadyExistsError": Fault.EXISTS,
         "PreconditionError": Fault.EXISTS,
@@ -110,13 +127,72 @@ def _fault_of_botocore(error: BaseException) -> Fault:
     if not isinstance(response, dict):
         return Fault.NO_CREDENTIALS if "Credentials" in type(error).__name__ else Fault.PASSING
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
-    if response.get("Error", {}).get("Code") == "NoSuchBucket":
+    code = str(response.get("Error", {}).get("Code"))
+    if code == "NoSuchBucket":
         return Fault.NO_BUCKET
+    if _EXPIRED_CODE.fullmatch(code):
+        return Fault.EXPIRED
     if status in (401, 403):
         return Fault.DENIED
     if status == 404:
         return Fault.MISSING
     return Fault.PASSING if status in _PASSING_STATUS or status >= 500 else Fault.WRONG_PLACE
+
+
+def is_throttled(error: BaseException) -> bool:
+    """Say whether a server asked for fewer requests, or may have: 503 is what most of them say."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        text = str(response.get("Error", {}).get("Code"))
+    elif type(error).__module__.startswith("obstore"):
+        text = str(error)
+        found = _STATUS.search(text)
+        status = int(found[1]) if found else 0
+    else:
+        return False
+    return status in _THROTTLED_STATUS or bool(_THROTTLED_CODE.search(text))
+
+
+def told_to_wait(error: BaseException) -> float:
+    """Return how many seconds a server asked to be left alone (Retry-After), at most 60; 0 where it did not.
+
+    Only the plain client shows an answer's headers; obstore hides them.
+    """
+    response = getattr(error, "response", None)
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}) if isinstance(response, dict) else {}
+    said = str(headers.get("retry-after", "")).strip()
+    seconds = 0.0
+    with contextlib.suppress(ValueError, TypeError):
+        seconds = float(said) if said.isdecimal() else email.utils.parsedate_to_datetime(said).timestamp() - time.time()
+    return min(max(seconds, 0.0), LONGEST_TOLD_PAUSE)
+
+
+class Hold:
+    """Holds back the requests of all threads that share it for as long as a server asked one of them to.
+
+    Args:
+        sleep: Instead of the real one.
+        clock: Monotonic seconds, instead of the real one.
+    """
+
+    def __init__(
+        self, sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._sleep = sleep
+        self._clock = clock
+        self._until = clock()
+        self._lock = threading.Lock()
+
+    def ask_for(self, seconds: float) -> None:
+        """Send nothing for this long from now on; a longer pause that was asked for before stands."""
+        with self._lock:
+            self._until = max(self._until, self._clock() + seconds)
+
+    def wait(self) -> None:
+        """Wait until a request may be sent; threads do not all go at the same moment."""
+        while (left := self._until - self._clock()) > 0:
+            self._sleep(left + random.uniform(0, min(left, LONGEST_PAUSE)))
 
 
 def explained(fault: Fault, uri: str) -> NightreadError | FileNotFoundError:
@@ -135,6 +211,10 @@ def explained(fault: Fault, uri: str) -> NightreadError | FileNotFoundError:
         return UsageError(
             f"No S3 credentials were found for {uri!r}.",
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
+        )
+    if fault is Fault.EXPIRED:
+        return TryLater(
+            f"The S3 credentials for {uri!r} have expired.", "Renew them, then start the same command again."
         )
     if fault is Fault.DENIED:
         cure = "Check the S3 credentials and the bucket's policy." if bucket else "Check its owner and permissions."
@@ -164,24 +244,36 @@ def with_retries(
     action: Callable[[], Result],
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
+    before: Callable[[], None] | None = None,
 ) -> Result:
     """Call until it succeeds or fails for good: ten tries, begun within 12 seconds, pauses with full jitter.
+
+    Pauses that a server asked for are longer, and do not count against the 12 seconds.
 
     Args:
         action: May be called several times.
         sleep: Instead of the real one.
         clock: Monotonic seconds, instead of the real one.
+        before: Called before each try; may wait, which does not count either.
 
     Raises:
         BaseException: The last error of the action, unchanged; at once where another try cannot help.
     """
-    started = clock()
+    spent = 0.0
     for attempt in range(TRIES):
+        if before is not None:
+            before()
+        began = clock()
         try:
             return action()
         except Exception as error:
-            last = attempt == TRIES - 1 or clock() - started > TRY_SECONDS
-            if last or fault_of(error) is not Fault.PASSING:
+            spent += clock() - began
+            last = attempt == TRIES - 1 or spent > TRY_SECONDS
+            if last or fault_of(error) not in _REPEATED:
                 raise
-            sleep(random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)))
+            throttled = is_throttled(error)
+            longest = LONGEST_PAUSE_WHEN_THROTTLED if throttled else LONGEST_PAUSE
+            pause = random.uniform(0, min(longest, FIRST_PAUSE * 2**attempt))
+            spent += 0.0 if throttled else pause
+            sleep(told_to_wait(error) + pause)
     raise AssertionError("unreachable")

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from pipelines.errors import ImageFailure
 from pipelines.storage import faults, paths
-from pipelines.storage.faults import Fault
+from pipelines.storage.faults import Fault, Hold
 from pipelines.storage.settings import S3Settings, fsspec_filesystem, open_store, settings_of
+from pipelines.storage.throttle import Throttle
 
 
 @dataclass(frozen=True)
@@ -63,18 +65,25 @@ def other_version(info: Mapping[str, Any]) -> str:
 class ImageReader:
     """Reads images; may be shared by threads and sent to other processes.
 
+    What a server asks one thread for (`Retry-After`) all threads that share a reader comply with.
+
     Args:
         max_bytes: Files of more bytes are refused before their content is read.
+        throttle: Is waited for before each request, those of further tries included; None: as fast as it goes.
         sleep: Instead of the real one, between tries.
     """
 
-    def __init__(self, max_bytes: int, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, max_bytes: int, throttle: Throttle | None = None, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self.max_bytes = max_bytes
+        self._throttle = throttle
         self._sleep = sleep
+        self._hold = Hold(sleep)
 
-    def __reduce__(self) -> tuple[type[ImageReader], tuple[int]]:
-        """Send the limit only: connections and credentials are opened where the reader is used."""
-        return type(self), (self.max_bytes,)
+    def __reduce__(self) -> tuple[type[ImageReader], tuple[int, Throttle | None]]:
+        """Send the limits only: connections and credentials are opened where the reader is used."""
+        return type(self), (self.max_bytes, self._throttle)
 
     def read(self, uri: str) -> Blob:
         """Read one image.
@@ -86,17 +95,38 @@ class ImageReader:
             ImageFailure: not_found, permission, too_large, or storage when it failed again and again.
         """
         place = paths.unescape_name(uri)
-        read: Callable[[str], Blob]
-        if paths.is_bucket(place):
-            read = self._read_object
-        else:
-            read = self._read_local if paths.is_local(place) else self._read_other
         try:
-            return faults.with_retries(lambda: read(place), sleep=self._sleep)
+            return faults.with_retries(self._tries_at(place), sleep=self._sleep, before=self._await_leave)
         except ImageFailure:
             raise
         except Exception as error:
             raise _as_failure(error) from None
+
+    def _await_leave(self) -> None:
+        self._hold.wait()
+        if self._throttle is not None:
+            self._throttle.wait()
+
+    def _tries_at(self, place: str) -> Callable[[], Blob]:
+        """Return what reads a file once; after a refusal for too many requests it reads so that it hears the reason."""
+        if paths.is_local(place):
+            return lambda: self._read_local(place)
+        if not paths.is_bucket(place):
+            return lambda: self._read_other(place)
+        bucket, key = paths.split_bucket(place)
+        refused = False
+
+        def attempt() -> Blob:
+            nonlocal refused
+            read = self._read_plainly if refused else self._read_object
+            try:
+                return read(bucket, key, settings_of(place))  # each time: credentials may have been renewed
+            except Exception as error:
+                refused = faults.is_throttled(error)
+                self._hold.ask_for(faults.told_to_wait(error))
+                raise
+
+        return attempt
 
     def _read_local(self, path: str) -> Blob:
         # Not blocking: a pipe that has taken the file's place would never answer.
@@ -114,16 +144,15 @@ class ImageReader:
             raise _Changing
         return Blob(data, local_version(after))
 
-    def _read_object(self, uri: str) -> Blob:
-        bucket, key = paths.split_bucket(uri)
-        settings = settings_of(uri)
+    def _read_object(self, bucket: str, key: str, settings: S3Settings) -> Blob:
         store = open_store(bucket, settings, own_retries=True)
         try:
             answer = store.get(key)
         except Exception as error:
             if faults.fault_of(error) is Fault.BAD_KEY:
-                return self._read_odd_key(bucket, key, settings)
+                return self._read_plainly(bucket, key, settings)
             raise
+        # One answer gives version and bytes, so that they belong together whatever happens to the object meanwhile.
         meta = answer.meta
         self._check_size(meta["size"])
         data = answer.bytes().to_bytes()
@@ -131,11 +160,14 @@ class ImageReader:
             raise _Changing
         return Blob(data, object_version(meta["e_tag"], meta["size"], meta["last_modified"]))
 
-    def _read_odd_key(self, bucket: str, key: str, settings: S3Settings) -> Blob:
-        answer = settings.botocore_client().get_object(Bucket=bucket, Key=key)
+    def _read_plainly(self, bucket: str, key: str, settings: S3Settings) -> Blob:
+        """Read by the client that knows every key and shows the headers of refusals, at seven times the cost."""
+        answer = _plain_client(settings).get_object(Bucket=bucket, Key=key)
         with answer["Body"] as body:
             self._check_size(answer["ContentLength"])
             data = body.read()
+        if len(data) != answer["ContentLength"]:
+            raise _Changing
         return Blob(data, object_version(answer.get("ETag"), len(data), answer["LastModified"]))
 
     def _read_other(self, uri: str) -> Blob:
@@ -150,6 +182,37 @@ class ImageReader:
     def _check_size(self, size: int) -> None:
         if size > self.max_bytes:
             raise ImageFailure("too_large", f"The file has {size} bytes; at most {self.max_bytes} are read.")
+
+
+@lru_cache(maxsize=8)
+def _plain_client(settings: S3Settings) -> Any:
+    return settings.botocore_client(tries=1)
+
+
+def lists_something(root: str) -> bool | None:
+    """Say whether a place is there and not empty; None where that cannot be said: it may not be listed.
+
+    Args:
+        root: A folder as a person typed it (not escaped), or a URI.
+    """
+    place = paths.canonical(root)
+    try:
+        return faults.with_retries(lambda: _has_entry(place))
+    except Exception as error:
+        return None if faults.fault_of(error) in (Fault.DENIED, Fault.NO_CREDENTIALS, Fault.BAD_KEY) else False
+
+
+def _has_entry(place: str) -> bool:
+    if paths.is_local(place):
+        with os.scandir(place) as entries:
+            return next(entries, None) is not None
+    if not paths.is_bucket(place):
+        return bool(fsspec_filesystem(place).ls(place, detail=False))
+    bucket, prefix = paths.split_bucket(place)
+    store = open_store(bucket, settings_of(place), own_retries=True)
+    first = next(iter(store.list(prefix or None, chunk_size=2)), [])
+    # A marker of the folder itself comes without its slash.
+    return any(item["path"] != prefix for item in first)
 
 
 def _read_whole(descriptor: int, size: int) -> bytes:
@@ -175,6 +238,6 @@ def _as_failure(error: Exception) -> Exception:
         return error
     if fault in (Fault.MISSING, Fault.NO_BUCKET, Fault.BAD_KEY):
         return ImageFailure("not_found", "The file was gone when it was read.")
-    if fault in (Fault.DENIED, Fault.NO_CREDENTIALS):
+    if fault in (Fault.DENIED, Fault.NO_CREDENTIALS, Fault.EXPIRED):
         return ImageFailure("permission", "The file may not be read with these rights.")
     return ImageFailure("storage", "Storage failed again and again while the file was read.")

@@ -142,13 +142,18 @@ class S3Settings:
                 options["AWS_SESSION_TOKEN"] = self.session_token
         return options
 
-    def botocore_client(self) -> botocore.client.BaseClient:
-        """Return a plain client, for the few keys that obstore's paths cannot express (see `listing`)."""
+    def botocore_client(self, tries: int = 4) -> botocore.client.BaseClient:
+        """Return a plain client, for the few keys that obstore's paths cannot express (see `listing`).
+
+        Args:
+            tries: How often it sends a request by itself until one is answered; 1 for callers that repeat themselves.
+        """
         import botocore.session
         from botocore import UNSIGNED
         from botocore.config import Config
 
         limits = self._botocore_limits()
+        limits["retries"]["total_max_attempts"] = tries
         if self.anonymous:
             limits["signature_version"] = UNSIGNED
         if self.endpoint:

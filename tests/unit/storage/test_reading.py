@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipelines.errors import ImageFailure
 from pipelines.storage import files, listing, paths, reading
 from pipelines.storage.reading import ImageReader
+from pipelines.storage.throttle import Throttle
 
 
 def no_pause(_seconds: float) -> None:
@@ -28,7 +29,7 @@ def listed(root: Path) -> dict[str, str]:
 
 def failure(uri: str, reader: ImageReader | None = None) -> ImageFailure:
     with pytest.raises(ImageFailure) as caught:
-        (reader or ImageReader(1000, no_pause)).read(uri)
+        (reader or ImageReader(1000, sleep=no_pause)).read(uri)
     assert "/" not in caught.value.message
     return caught.value
 
@@ -96,7 +97,7 @@ def growing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Growing
 
 def test_a_file_that_grows_while_it_is_read_is_read_again(growing: Growing) -> None:
     growing.times = 2
-    blob = ImageReader(1000, no_pause).read(str(growing.path))
+    blob = ImageReader(1000, sleep=no_pause).read(str(growing.path))
     assert blob.data == b"startmoremore"
     assert blob.version == reading.local_version(os.stat(growing.path))
 
@@ -128,6 +129,44 @@ def test_a_replaced_file_gets_another_version(tmp_path: Path) -> None:
     first = ImageReader(10).read(str(path)).version
     os.utime(path, ns=(0, 12345))
     assert ImageReader(10).read(str(path)).version == "3-12345" != first
+
+
+def test_each_try_waits_for_its_turn(growing: Growing) -> None:
+    growing.times = 2
+    throttle = Throttle(1000.0, sleep=no_pause)
+    ImageReader(1000, throttle, no_pause).read(str(growing.path))
+    assert throttle.requests == 3
+    sent = pickle.loads(pickle.dumps(ImageReader(7, Throttle(2.5))))
+    assert (sent.max_bytes, sent._throttle.per_second) == (7, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("made", "lists"), [("nothing", False), ("empty", False), ("file", True), ("folder", True), ("link", True)]
+)
+def test_a_place_that_is_gone_or_empty_lists_nothing(made: str, lists: bool, tmp_path: Path) -> None:
+    root = tmp_path / "back\\slash é"
+    if made != "nothing":
+        root.mkdir()
+    if made == "file":
+        (root / ".hidden").touch()
+    if made == "folder":
+        (root / "sub").mkdir()
+    if made == "link":
+        (root / "sub").symlink_to("nowhere")
+    assert reading.lists_something(str(root)) is lists
+    # A file in the folder's place is no folder.
+    (tmp_path / "file").touch()
+    assert reading.lists_something(str(tmp_path / "file")) is False
+
+
+def test_a_place_that_may_not_be_listed_is_not_called_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def closed(path: str) -> object:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    found = reading.lists_something(str(tmp_path))
+    monkeypatch.undo()
+    assert found is None
 
 
 def test_one_reader_serves_threads_and_other_processes(tmp_path: Path) -> None:
