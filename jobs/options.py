@@ -36,6 +36,21 @@ def parse_duration(option: str, text: str) -> float:
     return seconds
 
 
+def parse_backfill(text: str) -> int | None:
+    """Read `all` (None), `none` (0) or a number.
+
+    Raises:
+        UsageError: If it is none of these.
+    """
+    known = {"all": None, "none": 0}
+    cleaned = text.strip().lower()
+    if cleaned in known:
+        return known[cleaned]
+    if re.fullmatch(r"[0-9]{1,15}", cleaned):
+        return int(cleaned)
+    raise UsageError(f"--backfill {text!r} is neither all nor none nor a number.", "Write --backfill all, none or N.")
+
+
 def parse_pairs(option: str, text: str | None) -> dict[str, str]:
     """Read `a=b,c=d`.
 

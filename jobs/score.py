@@ -46,6 +46,33 @@ def score(
     ] = False,
     fail_threshold: Annotated[str, typer.Option(help="Failed images that make exit code 3: 1% or a count.")] = "1%",
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="An archive without a file is no error.")] = False,
+    until: Annotated[str | None, typer.Option(help="Begin no shard after this time of day: 06:30.")] = None,
+    max_time: Annotated[str | None, typer.Option(help="Begin no shard after so long: 7h, 90m, 1h30m.")] = None,
+    commit_every: Annotated[int, typer.Option(help="Images that become one run; more make several.")] = 1_000_000,
+    wait: Annotated[str | None, typer.Option(help="Queue so long behind another writer instead of exit 75.")] = None,
+    min_age: Annotated[str | None, typer.Option(help="Leave files that are younger to the next night: 2m.")] = None,
+    backfill: Annotated[
+        str, typer.Option(help="Images that another version of this model has scored: all, none or how many.")
+    ] = "all",
+    max_changed: Annotated[
+        str, typer.Option(help="Known images that may be changed or newly gone: 20% (at least 1,000) or a count.")
+    ] = "20%",
+    accept_changes: Annotated[bool, typer.Option("--accept-changes", help="Let that many be changed or gone.")] = False,
+    same_bytes: Annotated[
+        bool, typer.Option("--same-bytes", help="Keep the score of a changed file whose bytes are the old ones.")
+    ] = False,
+    map_prefix: Annotated[
+        list[str] | None, typer.Option(help=r"FROM=TO for a manifest's URIs: '\\srv\images=/mnt/images'.")
+    ] = None,
+    path_columns: Annotated[
+        str | None, typer.Option(help="Columns from paths: an expression with named groups, (?P<patient>[^/]+)/.")
+    ] = None,
+    publish: Annotated[
+        str | None, typer.Option(help="Folder or URI that gets the newest scores as one plain Parquet file.")
+    ] = None,
+    max_requests_per_second: Annotated[
+        float | None, typer.Option(help="What the archive's store is asked at most, all actors together.")
+    ] = None,
     list_images: Annotated[
         bool, typer.Option("--list", envvar="NIGHTREAD_SCORE_LIST", help="Print one line for each image.")
     ] = False,
@@ -54,9 +81,10 @@ def score(
 ) -> int:
     """Score every image that is new or changed, and commit the rows in one transaction."""
     from cluster.session import start_or_join
-    from jobs.options import parse_pairs
+    from jobs.options import parse_backfill, parse_duration, parse_pairs
     from pipelines.predictions.runs import who_and_where
-    from pipelines.scoring.config import FailThreshold, PoolSize, ScoreConfig
+    from pipelines.scoring.config import Allowance, PoolSize, ScoreConfig
+    from pipelines.scoring.hours import Hours
     from pipelines.scoring.run import score as run_score
 
     console = Console(json)
@@ -75,8 +103,20 @@ def score(
         dry_run=dry_run,
         rescore=rescore,
         retry_failed=retry_failed,
-        fail_threshold=FailThreshold.parse(fail_threshold),
+        fail_threshold=Allowance.parse("--fail-threshold", fail_threshold),
         allow_empty=allow_empty,
+        hours=Hours.parse(until, None if max_time is None else parse_duration("--max-time", max_time)),
+        commit_every=commit_every,
+        wait_seconds=None if wait is None else parse_duration("--wait", wait),
+        min_age_seconds=0.0 if min_age is None else parse_duration("--min-age", min_age),
+        backfill=parse_backfill(backfill),
+        max_changed=Allowance.parse("--max-changed", max_changed),
+        accept_changes=accept_changes,
+        same_bytes=same_bytes,
+        map_prefix=tuple(map_prefix or ()),
+        path_columns=path_columns,
+        publish=publish,
+        requests_per_second=max_requests_per_second,
         who=who_and_where(),
     )
     with ScoreDisplay(console) as display:
@@ -123,11 +163,13 @@ class ScoreDisplay:
 
 
 _PHASES = {
+    "waiting": "waiting for another writer",
     "listing": "images found",
     "planning": "planning",
     "starting": "starting Ray",
     "scoring": "images",
     "committing": "committing",
+    "publishing": "publishing",
 }
 
 
@@ -162,6 +204,10 @@ def summary(report: ScoreReport) -> str:
         lines.append(f"  further frames in {report.multi_frame:,} files were not scored, only their first")
     lines.extend(f"  not listed  {folder} (no permission or storage failed)" for folder in report.unlistable[:5])
     lines.append(f"  table       {report.results}, version {_or_none(report.table_version)}")
+    if report.published:
+        lines.append(f"  published   {report.published}")
+    if report.by_rename:
+        lines.append("  this place knows no hard links: commits go by rename, and only the lease guards them")
     if report.exit_code == 3:
         lines.append(
             f"  exit code 3: more failed than --fail-threshold {report.threshold.text} allows; the rest is committed. "
@@ -178,23 +224,37 @@ def failures_command(results: str) -> str:
 
 def _found_lines(report: ScoreReport) -> Iterable[str]:
     if report.found is None:
-        yield "Finished the interrupted run; the archive was not listed again."
+        if report.resumed:
+            yield "Finished the interrupted run; the archive was not listed again."
+        else:
+            yield "The time was over before the archive was listed."
         return
     if report.dry_run:
         yield "Dry run: nothing was written."
+    rescored = f", {report.rescored_for_model:,} scored by another version" if report.rescored_for_model else ""
     yield (
         f"  found       {report.found:,} images: {report.new:,} new, {report.changed:,} changed, "
-        f"{report.unchanged:,} unchanged"
+        f"{report.unchanged:,} unchanged{rescored}"
     )
+    if report.rescored_for_model:
+        yield f"  backfill    {report.backfilled:,} of these are scored again by this version now"
+    if report.gone:
+        yield f"  gone        {report.gone:,} of {report.known:,} images that the table knows are no longer there"
     left_out = [(reason, count) for reason, count in report.left_out.items() if count]
     if left_out:
         yield f"  left out    {sum(count for _, count in left_out):,} files: {_counted(left_out)}"
     if report.repeated:
         rows = ", ".join(map(str, report.repeated_rows[:5])) + (", …" if report.repeated > 5 else "")
         yield f"  repeated    {report.repeated:,} rows of the manifest said the same again and were dropped: {rows}"
+    if report.unmatched:
+        yield f"  no columns  --path-columns does not match the paths of {report.unmatched:,} images"
     if report.dry_run:
         time = f", about {duration(report.seconds_estimated)}" if report.seconds_estimated is not None else ""
         yield f"  would score {report.planned:,} images in {report.shards:,} shards{time}"
+        for place, counts in report.requests.items():
+            yield f"  requests    of the {place}'s store: {_counted(counts.items())}"
+        if report.would_stop:
+            yield "  would stop  more is changed or gone than --max-changed allows"
 
 
 def _scored_lines(report: ScoreReport) -> Iterable[str]:
@@ -202,13 +262,20 @@ def _scored_lines(report: ScoreReport) -> Iterable[str]:
         return
     if report.resumed:
         yield f"  resumed     {report.resumed}"
+    if report.remaining:
+        yield f"  remaining   {report.remaining:,} images are left to the next command: the time was over"
+    if report.run_id is None and report.remaining:
+        return
     if report.run_id is None:
         yield f"  nothing new ({report.seconds:.1f} s)"
         return
     rate = f", {report.images_per_second:,.1f} images/s" if report.images_per_second else ""
     before = ", what the interrupted run had finished among them" if report.resumed else ""
     yield f"  scored      {report.counts.scored:,} in {report.seconds:.1f} s{rate}{before}"
-    yield f"  run         {report.run_id}"
+    if len(report.runs) > 1:
+        yield f"  runs        {len(report.runs)}, from {report.runs[0]} to {report.run_id}"
+    else:
+        yield f"  run         {report.run_id}"
 
 
 def _counted(items: Iterable[tuple[str, int]]) -> str:

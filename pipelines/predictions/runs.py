@@ -288,6 +288,12 @@ def list_runs(results: str) -> list[RunRecord]:
         return [record for record in pool.map(_record_of, folders) if record is not None]
 
 
+def last_rate(results: str) -> float | None:
+    """Images per second of the newest committed run that has a steady rate; None where none has."""
+    rates = [record.timings.get("images_per_second") for record in list_runs(results) if record.status == "committed"]
+    return next((float(rate) for rate in reversed(rates) if rate), None)
+
+
 def _record_of(folder: RunFolder) -> RunRecord | None:
     try:
         data = files.read_bytes(folder.run_json)

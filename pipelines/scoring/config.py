@@ -12,16 +12,18 @@ from typing import Any
 
 from pipelines.errors import UsageError
 from pipelines.models.bundle import check_precision
+from pipelines.scoring.hours import Hours
 from pipelines.storage import paths
 
 LARGEST_SHARD = 4096
+COMMIT_EVERY = 1_000_000
 SHARDS_PER_GROUP = 16
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 
 
 @dataclass(frozen=True)
-class FailThreshold:
-    """How many failed images a night may have before its exit code says so.
+class Allowance:
+    """How many images may be so before a night says so: a share or a count.
 
     Attributes:
         text: As it was given: `1%` or a count.
@@ -34,11 +36,11 @@ class FailThreshold:
     count: int | None
 
     @classmethod
-    def parse(cls, text: str) -> FailThreshold:
+    def parse(cls, option: str, text: str) -> Allowance:
         """Read `1%`, `0.5 %` or `20`.
 
         Raises:
-            UsageError: If it is neither a percentage between 0 and 100 nor a whole number.
+            UsageError: If it is neither a percentage between 0 and 100 nor a whole number; names the option.
         """
         cleaned = text.strip()
         if re.fullmatch(r"\d+", cleaned):
@@ -47,17 +49,20 @@ class FailThreshold:
         if match and float(match[1]) <= 100:
             return cls(text, Fraction(match[1]) / 100, None)
         raise UsageError(
-            f"--fail-threshold {text!r} is neither a share nor a count.", "Use a share like 1% or a count like 20."
+            f"{option} {text!r} is neither a share nor a count.", "Use a share like 1% or a count like 20."
         )
 
-    def exceeded(self, failed: int, total: int) -> bool:
-        """Whether `failed` of `total` images are more than the threshold allows."""
+    def exceeded(self, images: int, total: int) -> bool:
+        """Whether `images` of `total` are more than is allowed."""
         if self.count is not None:
-            return failed > self.count
-        return self.share is not None and failed > self.share * total
+            return images > self.count
+        return self.share is not None and images > self.share * total
 
 
-ONE_PER_CENT = FailThreshold("1%", Fraction(1, 100), None)
+ONE_PER_CENT = Allowance("1%", Fraction(1, 100), None)
+TWENTY_PER_CENT = Allowance("20%", Fraction(20, 100), None)
+# A share of a small archive is soon exceeded by a day's work.
+LEAST_CHANGED = 1000
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,19 @@ class ScoreConfig:
         retry_failed: Plan images again that failed for a reason that lies in them.
         fail_threshold: When the exit code becomes 3.
         allow_empty: An archive without one file is no error.
+        hours: When the night has to end.
+        commit_every: Images that are committed at once; more make several runs, one after the other.
+        wait_seconds: How long to queue behind another owner of the results; None: only to see whether it lives.
+        min_age_seconds: Files that were written to less than so long ago are left to the next night.
+        backfill: How many images that another version of this model has scored are scored again at most; None: all.
+        max_changed: How many of the known images may be changed or gone before the run stops for a person.
+        accept_changes: They may all be.
+        same_bytes: A changed image whose bytes are the old ones keeps its score.
+        map_prefix: `FROM=TO` for each prefix of a manifest's URIs that is called otherwise here.
+        path_columns: An expression whose named groups become columns; None: no such columns.
+        publish: Folder or URI of the plain Parquet file of the newest scores; None: none is written.
+        requests_per_second: Requests that the archive's store gets at most, all actors together; None: no limit.
+        patience_seconds: How long an archive that is gone is waited for.
         who: What `run.json` says of the command: user, host, command line, versions.
     """
 
@@ -127,8 +145,21 @@ class ScoreConfig:
     dry_run: bool = False
     rescore: bool = False
     retry_failed: bool = False
-    fail_threshold: FailThreshold = ONE_PER_CENT
+    fail_threshold: Allowance = ONE_PER_CENT
     allow_empty: bool = False
+    hours: Hours = Hours()
+    commit_every: int = COMMIT_EVERY
+    wait_seconds: float | None = None
+    min_age_seconds: float = 0.0
+    backfill: int | None = None
+    max_changed: Allowance = TWENTY_PER_CENT
+    accept_changes: bool = False
+    same_bytes: bool = False
+    map_prefix: tuple[str, ...] = ()
+    path_columns: str | None = None
+    publish: str | None = None
+    requests_per_second: float | None = None
+    patience_seconds: float = 300.0
     who: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -142,10 +173,42 @@ class ScoreConfig:
             raise UsageError(f"--shard-size {self.shard_size} is out of range.", f"Use 1 to {LARGEST_SHARD}.")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit {self.limit} is not a number of images.", "Use 1 or more.")
-        if self.columns and not self.is_manifest:
+        if self.commit_every < 1:
+            raise UsageError(f"--commit-every {self.commit_every} is not a number of images.", "Use 1 or more.")
+        if self.backfill is not None and self.backfill < 0:
+            raise UsageError(f"--backfill {self.backfill} is not a number of images.", "Use all, none or a number.")
+        if self.requests_per_second is not None and not 0 < self.requests_per_second < float("inf"):
+            raise UsageError(
+                f"--max-requests-per-second {self.requests_per_second:g} is no rate.", "Use a number above 0."
+            )
+        if self.accept_changes and self.same_bytes:
+            raise UsageError(
+                "--accept-changes scores what is changed, --same-bytes keeps the score of what is not.", "Say one."
+            )
+        self._check_manifest_options()
+        if self.path_columns is not None:
+            from pipelines.archive.path_columns import PathColumns
+
+            PathColumns.parse(self.path_columns)
+
+    def _check_manifest_options(self) -> None:
+        if self.map_prefix:
+            from pipelines.archive.prefix_map import parse_prefix_map
+
+            parse_prefix_map(self.map_prefix)
+        if self.is_manifest:
+            if self.min_age_seconds:
+                raise UsageError(
+                    "--min-age belongs to a folder or bucket: a manifest says itself what is to be scored.",
+                    "Leave it out.",
+                )
+            return
+        if self.columns:
             raise UsageError("--columns names a manifest's columns, and this archive is no manifest.", "Leave it out.")
-        if self.root is not None and not self.is_manifest:
+        if self.root is not None:
             raise UsageError("--root belongs to a manifest, and this archive is no manifest.", "Leave it out.")
+        if self.map_prefix:
+            raise UsageError("--map-prefix belongs to a manifest, and this archive is no manifest.", "Leave it out.")
 
     @property
     def is_manifest(self) -> bool:
@@ -175,6 +238,14 @@ class ScoreConfig:
             "model_id": model_id,
             "preprocessing_id": preprocessing_id,
         }
+        # What came later is named only where it is used: a run of an earlier release can still be continued.
+        later = {
+            "map_prefix": sorted(self.map_prefix),
+            "path_columns": self.path_columns,
+            "backfill": self.backfill,
+            "same_bytes": self.same_bytes,
+        }
+        decides_rows |= {name: value for name, value in later.items() if value not in (None, False, [])}
         return hashlib.sha256(json.dumps(decides_rows, sort_keys=True).encode()).hexdigest()[:16]
 
     def as_record(self) -> dict[str, Any]:
@@ -192,4 +263,14 @@ class ScoreConfig:
             "rescore": self.rescore,
             "retry_failed": self.retry_failed,
             "fail_threshold": self.fail_threshold.text,
+            "commit_every": self.commit_every,
+            "backfill": self.backfill,
+            "same_bytes": self.same_bytes,
+            "accept_changes": self.accept_changes,
+            "map_prefix": list(self.map_prefix),
+            "path_columns": self.path_columns,
+            "min_age_seconds": self.min_age_seconds,
+            "until": None if self.hours.until is None else f"{self.hours.until:%H:%M}",
+            "max_seconds": self.hours.max_seconds,
+            "publish": None if self.publish is None else paths.escape_name(paths.canonical(self.publish)),
         }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.scoring.config import ONE_PER_CENT, FailThreshold
+from pipelines.scoring.config import ONE_PER_CENT, Allowance
 from pipelines.scoring.scorer import Receipt
 
 
@@ -17,7 +17,7 @@ class ScoreProgress:
     """Where a command stands.
 
     Attributes:
-        phase: `listing`, `planning`, `starting`, `scoring` or `committing`.
+        phase: `waiting`, `listing`, `planning`, `starting`, `scoring`, `committing` or `publishing`.
         done: Images so far; in `listing` those found.
         total: Images of this phase; None while listing.
         failed: Failed images so far.
@@ -117,6 +117,10 @@ class RunCounts:
         """All rows."""
         return self.scored + self.failed
 
+    def as_record(self) -> dict[str, Any]:
+        """The counts as a run's record keeps them."""
+        return {"scored": self.scored, "failed": self.failed, "failed_by_code": dict(self.failed_by_code)}
+
     def __add__(self, other: RunCounts) -> RunCounts:
         return RunCounts(self.scored + other.scored, dict(Counter(self.failed_by_code) + Counter(other.failed_by_code)))
 
@@ -128,21 +132,34 @@ class ScoreReport:
     Attributes:
         results: Canonical URI of the results.
         run_id: The last run committed; None if none.
+        runs: All runs that this command committed, in order.
         resumed: The interrupted run that was finished first; None if none.
         found: Images in the archive; None where an interrupted run was finished and nothing was listed.
         new: Of these, not in the table.
         changed: Of these, in the table with another version only.
         unchanged: Of these, already scored.
+        rescored_for_model: Of these, scored by another version of the same model, but not by this one.
+        backfilled: Of those, planned by this command.
+        gone: Images that the table knows below the archive's root and that are no longer there.
+        known: Images that the table knows there.
         planned: Images that this command was to score beyond a resumed run (for a dry run: would).
         shards: Their shards.
+        remaining: Images that were planned and left to a later run, because the time was over.
         counts: Rows committed by this command.
         left_out: Files left out of the archive, by reason.
         unlistable: Sub-folders that could not be listed.
         repeated: Rows of the manifest that said the same again and were dropped.
         repeated_rows: The first of them, as numbers of the manifest's rows.
+        unmatched: Images whose path --path-columns did not match.
         multi_frame: Images committed of which only the first frame was scored.
         images_per_second: Steady rate; None where there is none.
         seconds: The whole command.
+        requests: What a bucket of the archive and one of the results are asked, by kind; for a dry run what they would
+            be, else only what was counted.
+        waited_seconds: How long another owner of the results was waited for.
+        published: The plain Parquet file that holds the newest scores; None where none was asked for.
+        would_stop: For a dry run: so much is changed or gone that the command would stop and ask.
+        by_rename: Commits there go by rename, for want of hard links: only the lease guards them.
         seconds_estimated: For a dry run, from the last run's rate; None where there is none.
         table_version: Version of the table; None where there is no table.
         dry_run: Whether nothing was written.
@@ -151,25 +168,37 @@ class ScoreReport:
 
     results: str
     run_id: str | None = None
+    runs: tuple[str, ...] = ()
     resumed: str | None = None
     found: int | None = None
     new: int = 0
     changed: int = 0
     unchanged: int = 0
+    rescored_for_model: int = 0
+    backfilled: int = 0
+    gone: int = 0
+    known: int = 0
     planned: int = 0
     shards: int = 0
+    remaining: int = 0
     counts: RunCounts = RunCounts()
     left_out: Mapping[str, int] = field(default_factory=dict)
     unlistable: tuple[str, ...] = ()
     repeated: int = 0
     repeated_rows: tuple[int, ...] = ()
+    unmatched: int = 0
     multi_frame: int = 0
     images_per_second: float | None = None
     seconds: float = 0.0
+    requests: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    waited_seconds: float = 0.0
+    published: str | None = None
+    would_stop: bool = False
+    by_rename: bool = False
     seconds_estimated: float | None = None
     table_version: int | None = None
     dry_run: bool = False
-    threshold: FailThreshold = ONE_PER_CENT
+    threshold: Allowance = ONE_PER_CENT
 
     @property
     def exit_code(self) -> int:
@@ -181,22 +210,34 @@ class ScoreReport:
         """The one JSON value that `--json` prints."""
         return {
             "run_id": self.run_id,
+            "runs": list(self.runs),
             "resumed": self.resumed,
             "found": self.found,
             "new": self.new,
             "changed": self.changed,
             "unchanged": self.unchanged,
+            "rescored_for_model": self.rescored_for_model,
+            "backfilled": self.backfilled,
+            "gone": self.gone,
+            "known": self.known,
             "planned": self.planned,
             "shards": self.shards,
+            "remaining": self.remaining,
             "scored": self.counts.scored,
             "failed": self.counts.failed,
             "failed_by_code": dict(self.counts.failed_by_code),
             "left_out": dict(self.left_out),
             "unlistable": list(self.unlistable),
             "repeated": self.repeated,
+            "unmatched": self.unmatched,
             "multi_frame": self.multi_frame,
             "images_per_second": self.images_per_second,
             "seconds": self.seconds,
+            "requests": {place: dict(counts) for place, counts in self.requests.items()},
+            "waited_seconds": self.waited_seconds,
+            "published": self.published,
+            "would_stop": self.would_stop,
+            "by_rename": self.by_rename,
             "seconds_estimated": self.seconds_estimated,
             "table_version": self.table_version,
             "results": self.results,

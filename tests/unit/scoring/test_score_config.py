@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from pipelines.errors import UsageError
-from pipelines.scoring.config import FailThreshold, PoolSize, ScoreConfig
+from pipelines.scoring.config import Allowance, PoolSize, ScoreConfig
 
 CONFIG = ScoreConfig("/archive", "/models/cells", "/results")
 
@@ -30,13 +30,13 @@ CONFIG = ScoreConfig("/archive", "/models/cells", "/results")
     ],
 )
 def test_threshold(text: str, failed: int, total: int, exceeded: bool) -> None:
-    assert FailThreshold.parse(text).exceeded(failed, total) is exceeded
+    assert Allowance.parse("--fail-threshold", text).exceeded(failed, total) is exceeded
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "101%", "one", "%", "1%%", "1e3"])
 def test_threshold_refused(text: str) -> None:
     with pytest.raises(UsageError) as refused:
-        FailThreshold.parse(text)
+        Allowance.parse("--fail-threshold", text)
     assert repr(text) in refused.value.message and refused.value.cure
 
 
@@ -69,7 +69,11 @@ def test_config_refused(change: dict[str, object]) -> None:
 
 def test_fingerprint_is_of_what_decides_rows() -> None:
     print_of = CONFIG.fingerprint("model", "preprocessing")
-    same = [{"shard_size": 7}, {"fail_threshold": FailThreshold.parse("9%")}, {"archive": "/other/../archive"}]
+    same = [
+        {"shard_size": 7},
+        {"fail_threshold": Allowance.parse("--fail-threshold", "9%")},
+        {"archive": "/other/../archive"},
+    ]
     other = [
         {"archive": "/archive2"},
         {"limit": 3},

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pipelines.scoring.config import FailThreshold
+from pipelines.scoring.config import Allowance
 from pipelines.scoring.report import RunCounts, ScoreReport, Tally
 from pipelines.scoring.scorer import Receipt
 
@@ -78,7 +78,9 @@ def test_counts_add_up() -> None:
     ],
 )
 def test_exit_code(counts: RunCounts, unlistable: tuple[str, ...], threshold: str, code: int) -> None:
-    report = ScoreReport("/r", counts=counts, unlistable=unlistable, threshold=FailThreshold.parse(threshold))
+    report = ScoreReport(
+        "/r", counts=counts, unlistable=unlistable, threshold=Allowance.parse("--fail-threshold", threshold)
+    )
     assert report.exit_code == code
     answer = json.loads(json.dumps(report.as_json()))
     assert answer["exit_code"] == code and answer["failed"] == counts.failed

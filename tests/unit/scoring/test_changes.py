@@ -1,0 +1,79 @@
+"""When an archive that is not what it was is shown to a person first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.archive.plan import Plan
+from pipelines.errors import UsageError
+from pipelines.scoring import changes
+from pipelines.scoring.config import Allowance, ScoreConfig
+from pipelines.scoring.night import Night
+
+COUNT = st.integers(0, 20_000)
+
+
+def plan_of(changed: int, gone: int, known: int, unchanged: int = 0) -> Plan:
+    return Plan(
+        found=changed + unchanged,
+        new=0,
+        changed=changed,
+        unchanged=unchanged,
+        rescored_for_model=0,
+        backfilled=0,
+        gone=gone,
+        known=known,
+        planned=changed,
+        shards=1,
+        paths=(),
+    )
+
+
+def config_of(**options: object) -> ScoreConfig:
+    return ScoreConfig("/archive", "/models/m", "/results", **options)  # type: ignore[arg-type]
+
+
+@given(changed=COUNT, gone=COUNT, before=COUNT, staying=COUNT)
+def test_more_than_a_fifth_and_more_than_a_thousand(changed: int, gone: int, before: int, staying: int) -> None:
+    known = changed + gone + staying
+    plan = plan_of(changed, gone, known, unchanged=staying)
+    sudden = changed + max(0, gone - before)
+    assert changes.too_much_changed(plan, before, config_of()) == (sudden > 1000 and 5 * sudden > known)
+    counted = config_of(max_changed=Allowance.parse("--max-changed", "7"))
+    assert changes.too_much_changed(plan, before, counted) == (sudden > 7)
+    for yes in ({"accept_changes": True}, {"same_bytes": True}):
+        assert not changes.too_much_changed(plan, before, config_of(**yes))
+
+
+def test_a_manifest_is_compared_with_what_it_names() -> None:
+    assert not changes.too_much_changed(plan_of(1500, 0, 0, unchanged=9000), 0, config_of())
+    assert changes.too_much_changed(plan_of(1500, 0, 0, unchanged=5000), 0, config_of())
+
+
+def test_the_three_ways_on_are_named() -> None:
+    with pytest.raises(UsageError, match="2,000 images are changed and 1,500 are newly gone, of 4,000") as caught:
+        changes.refuse_changes(plan_of(2000, 1700, 4000), 200, config_of())
+    for way in ("runs rebase", "--same-bytes", "--accept-changes"):
+        assert way in caught.value.cure
+    changes.refuse_changes(plan_of(2000, 1700, 4000), 200, config_of(accept_changes=True))
+
+
+def test_what_is_gone_is_remembered_for_each_archive_and_its_filters(tmp_path: Path) -> None:
+    def night(archive: str, *include: str) -> Night:
+        config = ScoreConfig(archive, "/models/m", str(tmp_path), include=include)
+        return cast(Night, SimpleNamespace(config=config, results=str(tmp_path)))
+
+    assert changes.read_gone(night("/a")) == 0
+    changes.write_gone(night("/a"), 12)
+    changes.write_gone(night("/b"), 0)
+    assert changes.read_gone(night("/a")) == changes.read_gone(night("/a/")) == 12
+    assert changes.read_gone(night("/a", "*.png")) == changes.read_gone(night("/b")) == 0
+    assert len(list((tmp_path / "archives").iterdir())) == 1
+    next((tmp_path / "archives").iterdir()).write_bytes(b"{")
+    assert changes.read_gone(night("/a")) == 0
