@@ -9,15 +9,21 @@ foreign   leases name another machine, and an unchanged one is stale after 3 s i
 full      writing a part fails as on a full disk once FAULT_AFTER parts are there
 vanish    an image whose name holds `deleted`, `replaced` or `closed` is deleted, replaced or made unreadable just
           before it is read
+nolinks   the kernel refuses hard links and renames that must not replace, as an SMB share does, to this process and all
+          that it starts, whatever they are written in
+lax       creating a file of a name that is taken succeeds
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import importlib.abc
 import importlib.util
 import os
+import platform
 import signal
+import struct
 import sys
 import time
 from pathlib import Path
@@ -103,6 +109,46 @@ def vanish(module: ModuleType) -> None:
     module.ImageReader.read = read
 
 
+def refuse_links() -> None:
+    """Put a filter below this process that answers link, linkat and renameat2 with flags by an error (seccomp)."""
+    architecture, links, rename = {
+        "x86_64": (0xC000003E, (86, 265), 316),
+        "aarch64": (0xC00000B7, (37,), 276),
+    }[platform.machine()]
+    load, equals, answer, allow, refuse = 0x20, 0x15, 0x06, 0x7FFF0000, 0x00050000
+
+    def step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
+        return struct.pack("HBBI", code, if_true, if_false, value)
+
+    steps = [step(load, 4), step(equals, architecture, 1, 0), step(answer, allow), step(load, 0)]
+    for call in links:
+        steps += [step(equals, call, 0, 1), step(answer, refuse | errno.EPERM)]
+    # The fifth argument of renameat2 holds its flags.
+    steps += [step(equals, rename, 0, 3), step(load, 16 + 8 * 4), step(equals, 0, 1, 0)]
+    steps += [step(answer, refuse | errno.EINVAL), step(answer, allow)]
+    program = ctypes.create_string_buffer(b"".join(steps))
+
+    class Filter(ctypes.Structure):
+        _fields_ = (("steps", ctypes.c_ushort), ("program", ctypes.c_void_p))
+
+    library = ctypes.CDLL(None, use_errno=True)
+    no_new_privileges, set_filter, by_program = 38, 22, 2
+    wanted = Filter(len(steps), ctypes.addressof(program))
+    if library.prctl(no_new_privileges, 1, 0, 0, 0) or library.prctl(
+        set_filter, by_program, ctypes.byref(wanted), 0, 0
+    ):
+        raise OSError(ctypes.get_errno(), "this kernel has no filters")
+
+
+def create_once_more() -> None:
+    real = os.open
+
+    def lax(path: object, flags: int, *arguments: object, **options: object) -> int:
+        return real(path, flags & ~os.O_EXCL, *arguments, **options)
+
+    os.open = lax
+
+
 WRAPPERS = {
     "poison": {"pipelines.images.decode": poison_decode, "pipelines.scoring.scorer": poison_limit},
     "pause": {"pipelines.predictions.commit": pause},
@@ -133,5 +179,9 @@ class Injector(importlib.abc.MetaPathFinder):
         return spec
 
 
+if "nolinks" in FAULTS:
+    refuse_links()
+if "lax" in FAULTS:
+    create_once_more()
 for fault in FAULTS & WRAPPERS.keys():
     sys.meta_path.insert(0, Injector(dict(WRAPPERS[fault])))
