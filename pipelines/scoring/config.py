@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.errors import UsageError
 from pipelines.models.bundle import check_precision
-from pipelines.scoring.hours import Hours
+from pipelines.scoring.hours import NO_END, Hours
 from pipelines.storage import paths
 
 LARGEST_SHARD = 4096
@@ -147,7 +147,7 @@ class ScoreConfig:
     retry_failed: bool = False
     fail_threshold: Allowance = ONE_PER_CENT
     allow_empty: bool = False
-    hours: Hours = Hours()
+    hours: Hours = NO_END
     commit_every: int = COMMIT_EVERY
     wait_seconds: float | None = None
     min_age_seconds: float = 0.0

@@ -74,6 +74,9 @@ class Hours:
         return left if self.max_seconds is None else min(left, self.max_seconds)
 
 
+NO_END = Hours()
+
+
 class Closing:
     """The end of a night, on this process's monotonic clock.
 

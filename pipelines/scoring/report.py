@@ -125,6 +125,9 @@ class RunCounts:
         return RunCounts(self.scored + other.scored, dict(Counter(self.failed_by_code) + Counter(other.failed_by_code)))
 
 
+NO_ROWS = RunCounts()
+
+
 @dataclass(frozen=True)
 class ScoreReport:
     """The answer of `score`; counts and exit code are of the whole command.
@@ -181,7 +184,7 @@ class ScoreReport:
     planned: int = 0
     shards: int = 0
     remaining: int = 0
-    counts: RunCounts = RunCounts()
+    counts: RunCounts = NO_ROWS
     left_out: Mapping[str, int] = field(default_factory=dict)
     unlistable: tuple[str, ...] = ()
     repeated: int = 0
