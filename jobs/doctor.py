@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import sys
 import tempfile
@@ -81,7 +80,7 @@ def examine(results: str | None, address: str) -> Iterator[Check]:
     """Look at one thing after the other.
 
     Args:
-        results: Folder or URI in which a probe is written, read and deleted; None leaves that out.
+        results: Folder or URI that is to be a place for results; nothing is left there. None leaves that out.
         address: The Ray that is started or joined.
     """
     yield _python()
@@ -196,52 +195,29 @@ def _weights() -> Check:
 
 
 def _results(results: str) -> Check:
-    """Create, refuse to create again, read and delete: what the lease and the commit stand on."""
+    """Prove what the lease and the commit stand on, as each night does before its first write."""
     from pipelines.predictions.table import table_uri
-    from pipelines.storage import files, paths
+    from pipelines.storage import paths
+    from pipelines.storage.preflight import prove_place
 
-    cure = "Name another folder with --results, or ask for the right to create and delete there."
     try:
         place = paths.parent(table_uri(results))
-        existed = files.exists(place)
-        probe = paths.join(place, f".nightread-probe-{secrets.token_hex(8)}")
-        try:
-            sound = _create_once(probe)
-        finally:
-            files.delete(probe)
-            if not existed and not paths.is_bucket(place):
-                files.delete_tree(place)
+        proof = prove_place(place)
     except NightreadError as error:
-        return Check("results", False, error.message, error.cure or cure)
-    except OSError as error:
-        return Check("results", False, _first_line(error), cure)
-    if not sound:
-        found = f"{results}: a file that exists can be created once more"
-        return Check("results", False, found, "Keep results on a disk, or on a store with conditional writes.")
-    return _room_for_results(results, place)
+        return Check("results", False, error.message, error.cure or "Name another folder with --results.")
+    return _room_for_results(results, place, proof.remark)
 
 
-def _create_once(probe: str) -> bool:
-    """Whether creating is exclusive there and reads give back what was written."""
-    from pipelines.storage import files
-
-    first, second = secrets.token_bytes(16), secrets.token_bytes(16)
-    return (
-        files.create_exclusive(probe, first)
-        and not files.create_exclusive(probe, second)
-        and files.read_bytes(probe) == first
-    )
-
-
-def _room_for_results(results: str, place: str) -> Check:
+def _room_for_results(results: str, place: str, remark: str) -> Check:
     from pipelines.storage import paths
 
-    found = f"{results}: create, read and delete work"
-    if paths.is_bucket(place) or "://" in place:
+    found = f"{results}: exclusive creation, reading and deleting work"
+    if not paths.is_local(place):
         return Check("results", True, found)
     nearest = next(folder for folder in (Path(place), *Path(place).parents) if folder.exists())
     free = shutil.disk_usage(nearest).free
-    return Check("results", free >= RESULTS_SPACE, f"{found}, {free / GIB:.1f} GiB free", "Make room on that disk.")
+    found = f"{found}, {free / GIB:.1f} GiB free{'. ' if remark else ''}{remark}"
+    return Check("results", free >= RESULTS_SPACE, found, "Make room on that disk.")
 
 
 def _ray(address: str) -> Check:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,23 @@ def test_a_folder_for_results_is_left_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("x")
     assert doctor._results(str(tmp_path)).good
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_folder_without_hard_links_will_do_and_says_what_that_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(old: str, new: str) -> None:
+        raise PermissionError(errno.EPERM, "not permitted", old)
+
+    monkeypatch.setattr(os, "link", refused)
+    check = doctor._results(str(tmp_path))
+    assert check.good and "only the lease" in check.found
+
+
+@pytest.mark.parametrize("name", ["a#b", "a[1]", "50%20"])
+def test_a_name_in_which_no_table_can_be_kept_is_found_out(tmp_path: Path, name: str) -> None:
+    check = doctor._results(str(tmp_path / name))
+    assert not check.good and "Choose a folder" in check.cure
 
 
 def test_a_place_that_cannot_hold_results_comes_with_its_cure(tmp_path: Path) -> None:
