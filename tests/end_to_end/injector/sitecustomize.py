@@ -7,6 +7,7 @@ poison    an image with the bytes ABORT-HERE behind its end kills its decoder, o
 pause     the process stops itself (SIGSTOP) between the last check of its lease and the commit; FAULT_SEEN is created
 foreign   leases name another machine, and an unchanged one is stale after 3 s instead of two minutes
 full      writing a part fails as on a full disk once FAULT_AFTER parts are there
+slow      reading an image takes FAULT_SECONDS longer
 vanish    an image whose name holds `deleted`, `replaced` or `closed` is deleted, replaced or made unreadable just
           before it is read
 nolinks   the kernel refuses hard links and renames that must not replace, as an SMB share does, to this process and all
@@ -94,6 +95,16 @@ def full(module: ModuleType) -> None:
     module.write = write
 
 
+def slow(module: ModuleType) -> None:
+    real = module.ImageReader.read
+
+    def read(self: object, uri: str) -> object:
+        time.sleep(float(os.environ["FAULT_SECONDS"]))
+        return real(self, uri)
+
+    module.ImageReader.read = read
+
+
 def vanish(module: ModuleType) -> None:
     real = module.ImageReader.read
 
@@ -154,6 +165,7 @@ WRAPPERS = {
     "pause": {"pipelines.predictions.commit": pause},
     "foreign": {"pipelines.storage.processes": foreign_identity, "pipelines.storage.leases": impatient},
     "full": {"pipelines.storage.local_files": full},
+    "slow": {"pipelines.storage.reading": slow},
     "vanish": {"pipelines.storage.reading": vanish},
 }
 
