@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs.calibration import calibrate_command
-from jobs.console import Console, JsonOption
+from jobs.console import Console, JsonOption, duration
 
 if TYPE_CHECKING:
     from pipelines.models.bundle import Bundle
@@ -66,6 +67,10 @@ def show_command(
 
 def promote_command(
     ref: Annotated[str, typer.Argument(metavar="REF", help="MODELS/NAME@VERSION, or the version's folder.")],
+    results: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Say how many images of these results the next night will score again."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Verify a version and make it its name's champion."""
@@ -73,14 +78,53 @@ def promote_command(
     from pipelines.models.registry import locate, promote
 
     console = Console(json)
+    bundle = peek(locate(ref))
+    # Counted first: where the results cannot be read, nothing is promoted yet.
+    again = None if results is None else _rescoring(results, bundle)
     crowned = promote(ref)
-    compared = peek(locate(ref)).provenance.get("versus") or {}
+    compared = bundle.provenance.get("versus") or {}
     if compared.get("verdict") == "worse":
         console.warn(f"When it was trained, this version was {compared['sentence']}.")
     last = crowned.history[-1]
-    value = {"champion": crowned.version, "previous": last.previous, "at": last.at, "by": last.by}
+    value: dict[str, Any] = {
+        "champion": crowned.version,
+        "previous": last.previous,
+        "at": last.at,
+        "by": last.by,
+    }
     before = f" (before: {last.previous})" if last.previous else ""
-    console.result(value, f"{crowned.version} is the champion{before}, promoted {last.at} by {last.by}.")
+    told = f"{crowned.version} is the champion{before}, promoted {last.at} by {last.by}."
+    if again is not None:
+        value |= {"to_rescore": again.images, "seconds_estimated": again.seconds}
+        told += f"\n{again.told(bundle.name)}"
+    console.result(value, told)
+
+
+@dataclass(frozen=True)
+class _Rescoring:
+    """What a promotion makes to be scored again: images, and seconds at the last rate, None where there is none."""
+
+    images: int
+    seconds: float | None
+
+    def told(self, name: str) -> str:
+        """In words."""
+        if not self.images:
+            return f"No image of the results waits for it: none was scored by another version of {name} only."
+        count = "1 image" if self.images == 1 else f"{self.images:,} images"
+        time = f" (about {duration(self.seconds)} at the last rate)" if self.seconds is not None else ""
+        return (
+            f"{count} of the results, scored by other versions of {name} only, will be scored again by the next "
+            f"night{time}; --backfill N of score takes N of them a night, --backfill none leaves them."
+        )
+
+
+def _rescoring(results: str, bundle: Bundle) -> _Rescoring:
+    from pipelines.predictions.backlog import count_to_rescore
+    from pipelines.predictions.runs import last_rate
+
+    images, rate = count_to_rescore(results, bundle.name, bundle.model_id), last_rate(results)
+    return _Rescoring(images, images / rate if rate else None)
 
 
 def import_command(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import json
 import re
 import sys
@@ -7,10 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from jobs.cli import main
 from pipelines.images.preprocess import Preprocessing
+from pipelines.predictions import commit
+from pipelines.predictions.runs import RunFolder, RunRecord
+from pipelines.predictions.schema import prediction_schema
 
 MakeTflite = Callable[..., bytes]
 
@@ -87,6 +92,43 @@ def test_classes_that_could_never_be_scored_are_refused(
     code, answer = run(capsys, *imported(theirs, str(models), "--classes", classes))
     assert code == 2 and "--classes" in answer["error"]["cure"]
     assert not models.exists()
+
+
+def scored(results: str, run_id: str, model_id: str, names: list[str], rate: float | None) -> None:
+    """A committed night of one version, and its record."""
+    schema = prediction_schema(["a", "b"], None)
+    now = datetime.datetime.now(datetime.UTC)
+    fixed = {**dict.fromkeys(schema.names), "run_id": run_id, "frame": 0, "image_version": "1", "status": "scored"}
+    fixed |= {"model_name": "cells", "model_id": model_id, "precision": "float32", "scored_at": now}
+    rows = [{**fixed, "image_uri": name, "scored_date": now.date()} for name in names]
+    commit.commit_run(results, run_id, schema, pa.Table.from_pylist(rows, schema).to_batches(), lambda: None)
+    timings = {"images_per_second": rate}
+    record = RunRecord(run_id, "f", {}, {"scored": len(names)}, timings, {}, 1, "committed", now)
+    RunFolder(results, run_id).write_record(record)
+
+
+def test_a_promotion_tells_how_many_images_it_makes_to_be_scored_again(
+    theirs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models, results = str(tmp_path / "MODELS"), str(tmp_path / "results")
+    versions = [run(capsys, *imported(theirs, models, *more))[1] for more in ([], ["--positive", "other"])]
+    promotion = ["promote", f"{models}/cells@v2", "--results", results]
+    code, answer = run(capsys, *promotion)
+    assert code == 2 and "no predictions" in answer["error"]["message"]
+    assert [entry["champion"] for entry in run(capsys, "list", models)[1]] == [True, False]
+
+    commit.ensure_table(results)
+    scored(results, "run1", versions[0]["model_id"], [f"/{number}" for number in range(5)], None)
+    code, answer = run(capsys, *promotion)
+    assert (code, answer["champion"], answer["to_rescore"], answer["seconds_estimated"]) == (0, "v2", 5, None)
+    scored(results, "run2", versions[1]["model_id"], ["/3", "/4"], 1.5)
+    assert run(capsys, *promotion)[1]["seconds_estimated"] == 2.0
+    assert main(["models", *promotion]) == 0
+    told = capsys.readouterr().out
+    assert "3 images" in told and "about 0:02" in told and "--backfill" in told
+    _, answer = run(capsys, "promote", f"{models}/cells@v1", "--results", results)
+    assert (answer["champion"], answer["to_rescore"]) == ("v1", 0)
+    assert "to_rescore" not in run(capsys, "promote", f"{models}/cells@v2")[1]
 
 
 def test_failures_have_their_codes(theirs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
