@@ -58,7 +58,7 @@ def answer_images(
         scorers = [Scorer(*model) for model in models]
         rows = range(number, len(uris), workers)
         with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read") as reading:
-            for row, blob in zip(rows, read_ahead(reader, [uris[row] for row in rows], reading), strict=True):
+            for row, blob in zip(rows, read_ahead(reader.read, [uris[row] for row in rows], reading), strict=True):
                 if stop.is_set():
                     reading.shutdown(wait=False, cancel_futures=True)
                     return

@@ -20,7 +20,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipelines.errors import NightreadError, TryLater
-from pipelines.scoring.parts import PlanFile, blocks_of, open_plan
+from pipelines.scoring.parts import ClosingFile, PlanFile, blocks_of, open_plan
 from pipelines.scoring.scorer import Receipt, ShardScorer, ShardWork
 
 SHARDS_PER_BLOCK = 16
@@ -53,6 +53,7 @@ class ShardActor:
         end_with_parent()
         self._work = work
         self._model = model
+        self._closing = ClosingFile(work.folder) if work.may_close else None
         self._open = contextlib.ExitStack()
         self._ready: tuple[ShardScorer, PlanFile] | None = None
         self._group = -1
@@ -60,13 +61,15 @@ class ShardActor:
         self._name = f"{ray.get_runtime_context().get_node_id()}-{os.getpid()}"
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
-        """Score the shards of a block (its one row: `shards`, `suspects`); yields one receipt for each."""
+        """Score the shards of a block (its one row: `shards`, `suspects`); yields one receipt for each begun."""
         if self._ready is None:
             plan = self._open.enter_context(open_plan(self._work.folder))
             self._ready = ShardScorer(self._work, ray.get(self._model)), plan
         scorer, plan = self._ready
         row = block.to_pylist()[0]
         for shard, suspect in zip(row["shards"], row["suspects"], strict=True):
+            if self._closing is not None and self._closing():
+                break
             receipt = scorer.score(shard, self._rows(plan, shard), suspect, self._name)
             yield pa.table({"receipt": [json.dumps(vars(receipt))]})
 
@@ -95,7 +98,7 @@ def score_shards(
     pool: Pool,
     on_receipt: Callable[[Receipt], None],
 ) -> None:
-    """Score shards on a pool of actors; returns when the last part is written.
+    """Score shards on a pool of actors; returns when the last part is written, or the run is closing.
 
     Args:
         work: What each actor must know.
@@ -138,6 +141,8 @@ def score_shards(
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             receipts: pa.Table = batch
+            if not receipts.num_rows:
+                continue
             for text in receipts["receipt"].to_pylist():
                 on_receipt(Receipt(**json.loads(text)))
     except ray.exceptions.RayError as error:

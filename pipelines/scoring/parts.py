@@ -6,8 +6,9 @@ import contextlib
 import io
 import os
 import secrets
+import time
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import IO
 
 import pyarrow as pa
@@ -15,7 +16,9 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import NightreadError
 from pipelines.predictions.runs import RunFolder
-from pipelines.storage import files
+from pipelines.storage import files, paths
+
+ASK_SECONDS = 1.0
 
 
 def next_attempt(folder: RunFolder, shard: int, session: int) -> int:
@@ -44,6 +47,31 @@ def read_part(folder: RunFolder, shard: int) -> pa.Table | None:
         return pq.read_table(io.BytesIO(files.read_bytes(folder.part(shard))))
     except (FileNotFoundError, pa.ArrowInvalid):
         return None
+
+
+class ClosingFile:
+    """Tells an actor whether its run starts no further shard (`RunFolder.closing`).
+
+    Args:
+        folder: The run.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, folder: RunFolder, clock: Callable[[], float] = time.monotonic) -> None:
+        self._place = folder.closing
+        self._clock = clock
+        # A request for each shard of quick images would be a second one for every few images.
+        self._pause = 0.0 if paths.is_local(folder.closing) else ASK_SECONDS
+        self._next = clock()
+        self._seen = False
+
+    def __call__(self) -> bool:
+        """Whether it is said; in a bucket asked once a second at most."""
+        if not self._seen and self._clock() >= self._next:
+            self._next = self._clock() + self._pause
+            with contextlib.suppress(FileNotFoundError):
+                self._seen = files.size(self._place) >= 0
+        return self._seen
 
 
 class PlanLost(NightreadError):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.errors import ImageFailure
 from pipelines.images.preprocess import Prepared
@@ -25,12 +26,14 @@ class Outcome:
         prepared: What decoding gave; None for a failed image.
         answer: The model's output, float32 `[K]`; None for a failed image.
         failure: Why there is no answer; None for a scored image.
+        kept: The bytes are those of the plan's `previous` row, whose answer holds: nothing was decoded.
     """
 
     version: str
     prepared: Prepared | None = None
     answer: np.ndarray | None = None
     failure: ImageFailure | None = None
+    kept: bool = False
 
     @property
     def scored(self) -> bool:
@@ -80,7 +83,8 @@ def prediction_rows(images: pa.Table, outcomes: Sequence[Outcome], context: RowC
     """One row of the predictions table for each image, in the order of `images`.
 
     Args:
-        images: The plan's rows: image_uri, image_version and the carried columns.
+        images: The plan's rows: image_uri, image_version, the carried columns, and where answers may be kept
+            `previous`: a struct of the old row's columns, null for most images.
         outcomes: What became of each, same length and order.
         context: What all rows share.
 
@@ -116,7 +120,22 @@ def prediction_rows(images: pa.Table, outcomes: Sequence[Outcome], context: RowC
     for field in context.schema:
         if field.name not in columns:
             columns[field.name] = images.column(field.name)
+    if any(outcome.kept for outcome in outcomes):
+        columns |= _with_kept(images.column("previous"), outcomes, columns, context.schema)
     return pa.table([columns[field.name] for field in context.schema], schema=context.schema)
+
+
+def _with_kept(
+    previous: pa.ChunkedArray, outcomes: Sequence[Outcome], columns: Mapping[str, pa.Array], schema: pa.Schema
+) -> dict[str, pa.Array]:
+    """Columns in which images whose bytes are the old ones have what the old row says."""
+    old = previous.combine_chunks()
+    kept = pa.array([outcome.kept for outcome in outcomes])
+    return {
+        name: pc.if_else(kept, pc.struct_field(old, name).cast(schema.field(name).type), columns[name])
+        for name in (field.name for field in old.type)
+        if name in columns
+    }
 
 
 def _answer_columns(outcomes: Sequence[Outcome], context: RowContext) -> dict[str, pa.Array]:

@@ -6,17 +6,19 @@ Everything here is a plain function or a plain class on Arrow tables and NumPy a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.errors import ImageFailure, ModelRefused
 from pipelines.images.child import DecodeChild
@@ -26,7 +28,16 @@ from pipelines.models.runtime import Scorer, ScorerIO
 from pipelines.predictions.runs import RunFolder
 from pipelines.scoring import parts
 from pipelines.scoring.rows import Outcome, RowContext, feature_rows, prediction_rows
+from pipelines.scoring.vanished import (
+    PATIENCE_SECONDS,
+    STORAGE_SIDE,
+    ArchiveLost,
+    ArchiveWatch,
+    is_storage_side,
+)
+from pipelines.storage import files
 from pipelines.storage.reading import Blob, ImageReader
+from pipelines.storage.throttle import Throttle
 
 READ_THREADS = 8
 READ_AHEAD = 8
@@ -38,6 +49,7 @@ DECODE_SECONDS = 30.0
 ATTEMPTS = 4
 
 Kernel = Callable[[Prepared], np.ndarray]
+Wanted = TypeVar("Wanted")
 
 
 class KernelMaker(Protocol):
@@ -99,6 +111,7 @@ class Receipt:
         failed: Failed images by error code.
         seconds: From the first read to the written part, on the actor's clock.
         actor: Which actor answered.
+        storage_failed: Failed images whose reason lies in storage: when the archive is lost, its absence may be it.
     """
 
     shard: int
@@ -106,6 +119,7 @@ class Receipt:
     failed: dict[str, int]
     seconds: float
     actor: str
+    storage_failed: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,11 @@ class ShardWork:
         input_size: Side of the model's input in pixels.
         make_kernel: From the model's bytes to what answers for an image.
         make_rows: From outcomes to the part's rows.
+        root: The archive, to be asked whether it is still there; None where the images have no place in common.
+        listed: Whether the plan's versions were seen in storage, so that an image that is not found is missed.
+        patience_seconds: How long an archive that went away is waited for.
+        may_close: Whether the driver may end the run early, by the file `RunFolder.closing`.
+        requests_per_second: How many requests for images an actor may send; None: as many as it needs.
     """
 
     folder: RunFolder
@@ -125,19 +144,47 @@ class ShardWork:
     input_size: int
     make_kernel: KernelMaker
     make_rows: RowMaker
+    root: str | None = None
+    listed: bool = True
+    patience_seconds: float = PATIENCE_SECONDS
+    may_close: bool = False
+    requests_per_second: float | None = None
 
 
-def read_ahead(reader: ImageReader, uris: list[str], pool: ThreadPoolExecutor) -> Iterator[Future[Blob]]:
+@dataclass(frozen=True)
+class PlannedImage:
+    """A row of the plan.
+
+    Attributes:
+        uri: The image.
+        version: Its version when the plan was made; "" where it was not there.
+        known: SHA-256 of the bytes that the table has an answer for, 64 hexadecimal digits; None where an old answer
+            would not do.
+    """
+
+    uri: str
+    version: str
+    known: str | None
+
+
+@dataclass(frozen=True)
+class KnownBlob(Blob):
+    """A file's content that the table has an answer for."""
+
+
+def read_ahead(
+    read: Callable[[Wanted], Blob], wanted: Iterable[Wanted], pool: ThreadPoolExecutor
+) -> Iterator[Future[Blob]]:
     """Futures of the images' bytes in order, some of them read before they are asked for.
 
     At most `READ_AHEAD` images are, and of large files only as many as fit into `READ_AHEAD_BYTES` if the next ones
     are as large as the largest so far; at least one.
     """
     waiting: deque[Future[Blob]] = deque()
-    pending = iter(uris)
+    pending = iter(wanted)
     room, largest = 2, 1
     while True:
-        waiting.extend(pool.submit(reader.read, uri) for uri in islice(pending, max(0, room - len(waiting))))
+        waiting.extend(pool.submit(read, one) for one in islice(pending, max(0, room - len(waiting))))
         if not waiting:
             return
         blob = waiting.popleft()
@@ -159,6 +206,8 @@ def score_image(blob: Future[Blob], prepare: Callable[[bytes], Prepared], kernel
     try:
         bytes_read = blob.result()
         version = bytes_read.version
+        if isinstance(bytes_read, KnownBlob):
+            return Outcome(version, kept=True)
         prepared = prepare(bytes_read.data)
         answer = kernel(prepared)
     except ImageFailure as failure:
@@ -188,11 +237,14 @@ class ShardScorer:
     Args:
         work: What to do.
         model: Bytes of the LiteRT model; empty where there is none.
+        sleep: Instead of the real one, while storage is waited for.
     """
 
-    def __init__(self, work: ShardWork, model: bytes) -> None:
+    def __init__(self, work: ShardWork, model: bytes, sleep: Callable[[float], None] = time.sleep) -> None:
         self._work = work
-        self._reader = ImageReader(LARGEST_FILE)
+        rate = work.requests_per_second
+        self._reader = ImageReader(LARGEST_FILE, Throttle(rate) if rate else None, sleep)
+        self._watch = ArchiveWatch(work.root, work.listed, work.patience_seconds, self._is_readable, sleep)
         self._threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
         self._prepare = Preprocessing(work.input_size).prepare
         self._kernel = work.make_kernel(model)
@@ -207,6 +259,7 @@ class ShardScorer:
             actor: Name of this actor for the receipt.
 
         Raises:
+            ArchiveLost: If the archive went away and did not come back; parts that hold its absence are removed.
             NightreadError: If the part cannot be written.
         """
         started = time.perf_counter()
@@ -221,17 +274,73 @@ class ShardScorer:
             outcomes = self._outcomes_in_child(images)
         else:
             outcomes = self._outcomes(images, self._prepare_here)
+        return _receipt(shard, self._write(shard, images, outcomes), started, actor)
+
+    def _write(self, shard: int, images: pa.Table, outcomes: list[Outcome]) -> pa.Table:
         rows = self._work.make_rows(images, outcomes)
-        parts.write_part(folder, shard, rows)
-        return _receipt(shard, rows, started, actor)
+        parts.write_part(self._work.folder, shard, rows)
+        self._watch.wrote(shard, images)
+        return rows
 
     def _prepare_here(self, data: bytes) -> Prepared:
         with deadly_alarm(DECODE_SECONDS):
             return self._prepare(data)
 
     def _outcomes(self, images: pa.Table, prepare: Callable[[bytes], Prepared]) -> list[Outcome]:
-        uris = images.column("image_uri").to_pylist()
-        return [score_image(blob, prepare, self._kernel) for blob in read_ahead(self._reader, uris, self._threads)]
+        """What became of each image, those that failed while the archive was away read again."""
+        planned = _planned(images)
+        outcomes: dict[int, Outcome] = {}
+        rest = list(range(len(planned)))
+        while rest:
+            if not self._score_some(planned, rest, prepare, outcomes):
+                break
+            self._wait_for_archive()
+            rest = [i for i in range(len(planned)) if i not in outcomes or is_storage_side(outcomes[i].failure)]
+        return [outcomes[i] for i in range(len(planned))]
+
+    def _score_some(
+        self,
+        planned: list[PlannedImage],
+        rest: list[int],
+        prepare: Callable[[bytes], Prepared],
+        outcomes: dict[int, Outcome],
+    ) -> bool:
+        """Score these images of a shard; True where that was given up because the archive seems to be gone."""
+        blobs = read_ahead(self._read, [planned[i] for i in rest], self._threads)
+        for i, blob in zip(rest, blobs, strict=True):
+            outcome = outcomes[i] = score_image(blob, prepare, self._kernel)
+            if self._watch.saw(planned[i].uri, planned[i].version, outcome.failure):
+                return True
+        return self._watch.seems_gone()
+
+    def _read(self, image: PlannedImage) -> Blob:
+        blob = self._reader.read(image.uri)
+        if image.known is not None and hashlib.sha256(blob.data).hexdigest() == image.known:
+            return KnownBlob(blob.data, blob.version)
+        return blob
+
+    def _is_readable(self, uri: str) -> bool:
+        try:
+            self._reader.read(uri)
+        except ImageFailure as failure:
+            return not is_storage_side(failure)
+        return True
+
+    def _wait_for_archive(self) -> None:
+        """Wait; then score again what was written while the archive may have been away already."""
+        folder = self._work.folder
+        try:
+            self._watch.wait()
+        except ArchiveLost:
+            for shard in self._watch.doubtful:
+                files.delete(folder.part(shard))
+            raise
+        doubtful = dict(self._watch.doubtful)
+        self._watch.doubtful.clear()
+        for shard in doubtful:
+            files.delete(folder.part(shard))
+        for shard, images in doubtful.items():
+            self._write(shard, images, self._outcomes(images, self._prepare_here))
 
     def _outcomes_in_child(self, images: pa.Table) -> list[Outcome]:
         child = DecodeChild(self._work.input_size, DECODE_SECONDS)
@@ -245,6 +354,16 @@ class ShardScorer:
         return [Outcome("", failure=ImageFailure("worker_lost", message)) for _ in range(images.num_rows)]
 
 
+def _planned(images: pa.Table) -> list[PlannedImage]:
+    rows = images.num_rows
+    known = [None] * rows
+    if "previous" in images.column_names:
+        known = pc.struct_field(images.column("previous"), "content_sha256").to_pylist()
+    uris, versions = images.column("image_uri").to_pylist(), images.column("image_version").to_pylist()
+    return [PlannedImage(*values) for values in zip(uris, versions, known, strict=True)]
+
+
 def _receipt(shard: int, rows: pa.Table, started: float, actor: str) -> Receipt:
     failed = Counter(code for code in rows.column("error_code").to_pylist() if code is not None)
-    return Receipt(shard, rows.num_rows, dict(failed), time.perf_counter() - started, actor)
+    storage_failed = sum(count for code, count in failed.items() if code in STORAGE_SIDE)
+    return Receipt(shard, rows.num_rows, dict(failed), time.perf_counter() - started, actor, storage_failed)
