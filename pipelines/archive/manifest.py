@@ -1,15 +1,14 @@
 """A manifest instead of a listing: which images to score, and what else is known about each.
 
-Rows are staged in a local Parquet file with their numbers; repeats, contradictions and the versions of a bucket's
-objects are then found by DuckDB on disk, so that memory does not grow with the manifest.
+Rows are staged in a local Parquet file with their numbers; the versions of their images, repeats and contradictions
+are then found by DuckDB on disk, so that memory does not grow with the manifest.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,11 +20,10 @@ from pipelines.archive.found import Listing
 from pipelines.archive.listing import LISTING_SCHEMA, listing_writer
 from pipelines.archive.manifest_rows import BATCH_ROWS, ManifestRows, open_manifest
 from pipelines.archive.manifest_uris import UriResolver
+from pipelines.archive.manifest_versions import ROW_NUMBER, VERSION_THERE, locate
 from pipelines.archive.prefix_map import NO_PREFIXES, PrefixMap
 from pipelines.errors import UsageError
 from pipelines.storage import files, paths
-from pipelines.storage.listing import list_files
-from pipelines.storage.reading import local_version
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,11 +31,8 @@ if TYPE_CHECKING:
 OnCount = Callable[[int], None]
 
 _MEMORY_LIMIT: Final = "1GB"
-_ROW_NUMBER: Final = "nightread row"
 _KNOWN: Final = ("uri", "image_version")
-_TAKEN: Final = frozenset({*_KNOWN, "image_uri", "file_row_number", _ROW_NUMBER})
-_STAT_THREADS: Final = 16
-_STATS_AT_ONCE: Final = 256
+_TAKEN: Final = frozenset({*_KNOWN, "image_uri", "file_row_number", ROW_NUMBER, VERSION_THERE})
 _NAMED: Final = 10
 
 
@@ -53,7 +48,8 @@ def read_manifest(
     """Read a manifest into the same local Parquet file that a listing makes.
 
     CSV may have a byte order mark, `,` `;` or tab, and CRLF; its columns are all text. Columns without a name are
-    left out, exact repeats of a row dropped and counted. A local file that is not there gets the version ''.
+    left out, exact repeats of a row dropped and counted. An image that is not there gets the version ''; one that is
+    there under another Unicode form of its name is taken, under its own spelling, unless there are two such.
 
     Args:
         uri: The manifest, `.csv` or `.parquet`, local or in a bucket.
@@ -78,9 +74,10 @@ def read_manifest(
         staged.write(resolver, on_count)
         resolver.check()
         with staged.opened() as question:
-            repeats = _repeats(question, staged)
             remote = resolver.prefix is not None and not paths.is_local(resolver.prefix)
-            found = _write_listing(question, staged, repeats, resolver.prefix if remote else None, out_path)
+            located = locate(question, staged.path, resolver, staged.has_versions)
+            repeats = _repeats(question, located, staged)
+            found = _write_listing(located, staged.carried, repeats, out_path)
         carried = staged.carried
     return Listing(
         Path(out_path),
@@ -113,7 +110,7 @@ class _Staged:
 
     def write(self, resolver: UriResolver, on_count: OnCount | None) -> None:
         """Resolve every row."""
-        schema = pa.schema([(_ROW_NUMBER, pa.int64()), *LISTING_SCHEMA, *self.carried])
+        schema = pa.schema([(ROW_NUMBER, pa.int64()), *LISTING_SCHEMA, *self.carried])
         count = 0
         with listing_writer(self.path, schema) as write:
             for numbers, batch in self._rows.batches():
@@ -130,17 +127,15 @@ class _Staged:
                     on_count(count)
 
     def opened(self) -> duckdb.DuckDBPyConnection:
-        """A connection with the view `staged`."""
+        """A connection that keeps what is large beside the rows."""
         import duckdb
 
-        connection = duckdb.connect(
+        return duckdb.connect(
             config={"memory_limit": _MEMORY_LIMIT, "temp_directory": str(self.folder / "spill"), "threads": 2}
         )
-        connection.read_parquet(str(self.path)).create_view("staged")
-        return connection
 
 
-def _repeats(question: duckdb.DuckDBPyConnection, staged: _Staged) -> list[int]:
+def _repeats(question: duckdb.DuckDBPyConnection, located: Path, staged: _Staged) -> list[int]:
     """Numbers of the rows that say again what an earlier one said.
 
     Raises:
@@ -148,7 +143,8 @@ def _repeats(question: duckdb.DuckDBPyConnection, staged: _Staged) -> list[int]:
     """
     others = ["image_version", *staged.carried.names]
     same = ", ".join(_quoted(name) for name in others)
-    number = _quoted(_ROW_NUMBER)
+    number = _quoted(ROW_NUMBER)
+    question.read_parquet(str(located)).create_view("staged")
     # Hashes first: a table of all names would take as much memory as the names.
     question.execute(
         """CREATE TABLE suspects AS SELECT hash(image_uri) AS h FROM staged GROUP BY h HAVING count(*) > 1;
@@ -172,64 +168,18 @@ def _repeats(question: duckdb.DuckDBPyConnection, staged: _Staged) -> list[int]:
     return [row[0] for row in repeated]
 
 
-def _write_listing(
-    question: duckdb.DuckDBPyConnection,
-    staged: _Staged,
-    repeats: list[int],
-    prefix: str | None,
-    out_path: str | os.PathLike[str],
-) -> int:
+def _write_listing(located: Path, carried: pa.Schema, repeats: list[int], out_path: str | os.PathLike[str]) -> int:
     """Write each image once, in the manifest's order, with its version; the count of rows."""
-    schema = pa.schema([*LISTING_SCHEMA, *staged.carried])
+    names = ["image_uri", VERSION_THERE, *carried.names]
+    schema = pa.schema([*LISTING_SCHEMA, *carried])
     dropped = pa.array(repeats, pa.int64())
     found = 0
     with listing_writer(out_path, schema) as write:
-        for batch in _with_versions(question, staged, prefix):
-            kept = batch.filter(pc.invert(pc.is_in(batch.column(_ROW_NUMBER), value_set=dropped)))
-            write(kept.select(schema.names).cast(schema))
+        for batch in pq.ParquetFile(located).iter_batches(BATCH_ROWS):
+            kept = batch.filter(pc.invert(pc.is_in(batch.column(ROW_NUMBER), value_set=dropped))).select(names)
+            write(kept.rename_columns(schema.names).cast(schema))
             found += kept.num_rows
     return found
-
-
-def _with_versions(
-    question: duckdb.DuckDBPyConnection, staged: _Staged, prefix: str | None
-) -> Iterator[pa.RecordBatch]:
-    if prefix is None:
-        yield from _with_local_versions(pq.ParquetFile(staged.path).iter_batches(BATCH_ROWS))
-    elif staged.has_versions:
-        yield from pq.ParquetFile(staged.path).iter_batches(BATCH_ROWS)
-    else:
-        there = staged.folder / "there.parquet"
-        with listing_writer(there, LISTING_SCHEMA) as write:
-            for batch in list_files(paths.unescape_name(prefix), lambda _uri, _reason: None):
-                write(pa.RecordBatch.from_arrays([batch.uris, batch.versions], schema=LISTING_SCHEMA))
-        question.read_parquet(str(there)).create_view("there")
-        number = _quoted(_ROW_NUMBER)
-        yield from question.sql(
-            f"""SELECT staged.* REPLACE (coalesce(there.image_version, '') AS image_version)
-            FROM staged LEFT JOIN there USING (image_uri) ORDER BY {number}"""
-        ).to_arrow_reader(BATCH_ROWS)
-
-
-def _with_local_versions(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    # One call to a network share takes longer than a thousand to a disk: several at a time.
-    with ThreadPoolExecutor(_STAT_THREADS, thread_name_prefix="stat") as pool:
-        for batch in batches:
-            uris = batch.column("image_uri").to_pylist()
-            pieces = pool.map(_versions_of, (uris[i : i + _STATS_AT_ONCE] for i in range(0, len(uris), _STATS_AT_ONCE)))
-            versions = pa.array([version for piece in pieces for version in piece], pa.string())
-            yield batch.set_column(batch.schema.get_field_index("image_version"), "image_version", versions)
-
-
-def _versions_of(uris: list[str]) -> list[str]:
-    return [_version_of(uri) for uri in uris]
-
-
-def _version_of(uri: str) -> str:
-    try:
-        return local_version(os.stat(paths.unescape_name(uri)))
-    except (OSError, ValueError):
-        return ""  # whoever reads the image finds out why
 
 
 def _local(place: str, folder: str) -> str:

@@ -41,6 +41,14 @@ class UriResolver:
         self._stranger: int | None = None
         self.prefix: str | None = None
 
+    @property
+    def base(self) -> str:
+        """The place that no row may leave, escaped; `/` or a bucket where any may that the manifest names."""
+        if self._given or self._any_relative or self.prefix is None:
+            return self._root
+        place = self.prefix
+        return "/" if paths.is_local(place) else f"{paths.scheme(place)}://{paths.split_bucket(place)[0]}"
+
     def resolve(self, uri: str | None, number: int) -> str:
         """Return the canonical, escaped URI of a row.
 
