@@ -21,7 +21,7 @@ from pipelines.archive.listing import LISTING_SCHEMA, listing_writer
 from pipelines.archive.manifest_rows import BATCH_ROWS, ManifestRows, open_manifest
 from pipelines.archive.manifest_uris import UriResolver
 from pipelines.archive.manifest_versions import ROW_NUMBER, VERSION_THERE, locate
-from pipelines.archive.prefix_map import NO_PREFIXES, PrefixMap
+from pipelines.archive.prefix_map import PrefixMap
 from pipelines.errors import UsageError
 from pipelines.storage import files, paths
 
@@ -43,7 +43,7 @@ def read_manifest(
     out_path: str | os.PathLike[str],
     on_count: OnCount | None = None,
     *,
-    prefix_map: PrefixMap = NO_PREFIXES,
+    prefix_map: PrefixMap | None = None,
 ) -> Listing:
     """Read a manifest into the same local Parquet file that a listing makes.
 
@@ -57,7 +57,7 @@ def read_manifest(
         root: Where relative URIs start and what none may leave; by default the manifest's folder.
         out_path: Local Parquet file: `image_uri, image_version` and the further columns; replaced if it is there.
         on_count: Called now and then with the rows read so far.
-        prefix_map: What names of other machines stand for here.
+        prefix_map: What names of other machines stand for here; None where the command cannot be told.
 
     Returns:
         What was found, in the manifest's order.

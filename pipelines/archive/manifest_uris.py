@@ -6,7 +6,7 @@ import os
 import re
 from typing import Final
 
-from pipelines.archive.prefix_map import NO_PREFIXES, PrefixMap, looks_like_windows
+from pipelines.archive.prefix_map import PrefixMap, looks_like_windows
 from pipelines.errors import UsageError
 from pipelines.storage import paths
 
@@ -24,18 +24,20 @@ class UriResolver:
         root: As given by the user, or None.
         folder: Canonical URI of the manifest's own folder.
         unit: `line` or `row`, for messages.
-        prefix_map: What names of other machines stand for here; such a name counts as an absolute one.
+        prefix_map: What names of other machines stand for here; such a name counts as an absolute one. None where the
+            command cannot be told.
 
     Attributes:
         prefix: The deepest folder that holds all images so far, escaped; None before the first.
     """
 
-    def __init__(self, root: str | None, folder: str, unit: str, prefix_map: PrefixMap = NO_PREFIXES) -> None:
+    def __init__(self, root: str | None, folder: str, unit: str, prefix_map: PrefixMap | None = None) -> None:
         self._given = root is not None
         self._place = paths.canonical(root) if root is not None else folder
         self._root = paths.escape_name(self._place)
         self._unit = unit
-        self._map = prefix_map
+        self._map = prefix_map or PrefixMap()
+        self._can_map = prefix_map is not None
         self._used: set[str] = set()
         self._any_relative = False
         self._stranger: int | None = None
@@ -106,11 +108,7 @@ class UriResolver:
             raw = paths.unescape_name(uri)
             is_name = paths.escape_name(raw) == uri
             if looks_like_windows(uri) and not (is_name and uri.startswith("\\\\")):
-                raise self._refused(
-                    number,
-                    "is a Windows path that no --map-prefix maps",
-                    r"Say where its share or drive lies here: --map-prefix '\\server\share=/mnt/images'.",
-                )
+                raise self._windows_path(number)
             if not is_name:
                 raise self._refused(
                     number,
@@ -159,6 +157,12 @@ class UriResolver:
                 self.prefix = "/" if not shorter else shorter + "/"
                 return
             self.prefix = shorter
+
+    def _windows_path(self, number: int) -> UsageError:
+        if self._can_map:
+            cure = r"Say where its share or drive lies here: --map-prefix '\\server\share=/mnt/images'."
+            return self._refused(number, "is a Windows path that no --map-prefix maps", cure)
+        return self._refused(number, "is a Windows path", "Write the path that the image has on this machine, with /.")
 
     def _leaves(self, number: int) -> UsageError:
         return self._refused(

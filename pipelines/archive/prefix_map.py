@@ -87,9 +87,6 @@ class PrefixMap:
         return rule.text, rule.target, "/".join(rest)
 
 
-NO_PREFIXES: Final = PrefixMap()
-
-
 def parse_prefix_map(texts: Sequence[str]) -> PrefixMap:
     r"""Read what `--map-prefix` was given.
 

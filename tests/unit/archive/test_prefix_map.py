@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.archive.manifest import read_manifest
+from pipelines.archive.manifest_uris import UriResolver
 from pipelines.archive.prefix_map import looks_like_windows, parse_prefix_map
 from pipelines.errors import UsageError
 
@@ -98,6 +99,9 @@ def test_a_windows_path_without_a_map_says_what_to_do(tmp_path: Path, row: str) 
         with pytest.raises(UsageError, match="Windows path") as refused:
             resolved(tmp_path, [row], maps)
         assert "--map-prefix" in refused.value.cure
+    with pytest.raises(UsageError, match="Windows path") as refused:
+        UriResolver(None, "/data", "line").resolve(row, 2)
+    assert "--map-prefix" not in refused.value.cure and "/" in refused.value.cure
 
 
 def test_names_with_backslashes_of_their_own_are_no_windows_paths(tmp_path: Path) -> None:
