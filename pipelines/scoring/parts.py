@@ -70,7 +70,8 @@ class ClosingFile:
         if not self._seen and self._clock() >= self._next:
             self._next = self._clock() + self._pause
             with contextlib.suppress(FileNotFoundError):
-                self._seen = files.size(self._place) >= 0
+                files.size(self._place)
+                self._seen = True
         return self._seen
 
 
