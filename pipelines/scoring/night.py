@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pipelines.archive.found import Listing
 from pipelines.archive.listing import ListingFilter, list_archive
-from pipelines.archive.plan import Plan, PlanKey, make_plan
+from pipelines.archive.path_columns import PathColumns
+from pipelines.archive.plan import ArchiveScope, Plan, PlanKey, make_plan
 from pipelines.errors import ModelRefused, TryLater, UsageError
 from pipelines.images.preprocess import Preprocessing
 from pipelines.models.bundle import Bundle
@@ -20,7 +21,7 @@ from pipelines.predictions.schema import check_carried_names, prediction_schema
 from pipelines.scoring.config import SHARDS_PER_GROUP, ScoreConfig
 from pipelines.scoring.report import ScoreProgress
 from pipelines.storage import files, paths
-from pipelines.storage.listing import check_root
+from pipelines.storage.listing import check_root, root_uri
 from pipelines.storage.settings import fsspec_filesystem
 
 Tell = Callable[[ScoreProgress], None]
@@ -34,6 +35,7 @@ class Night:
         config: What was asked.
         bundle: The model, every hash verified.
         results: Canonical URI of the results.
+        root: Canonical place below which the archive's images lie.
         fingerprint: What two commands share that may continue each other's run.
         tell: Where progress goes.
     """
@@ -41,6 +43,7 @@ class Night:
     config: ScoreConfig
     bundle: Bundle
     results: str
+    root: str
     fingerprint: str
     tell: Tell
 
@@ -51,13 +54,11 @@ class Planned:
 
     Attributes:
         listing: The archive's listing; its file is gone when the block of `planned_work` ends.
-        plan: Counts of the plan.
-        path: Local path of plan.parquet; absent where nothing is planned.
+        plan: Counts of the plan, and its files, which are gone then too.
     """
 
     listing: Listing
     plan: Plan
-    path: Path
 
 
 def open_night(config: ScoreConfig, tell: Tell) -> Night:
@@ -78,7 +79,14 @@ def open_night(config: ScoreConfig, tell: Tell) -> Night:
             "Use the version that the model was trained with, or train it again.",
         )
     fingerprint = config.fingerprint(bundle.model_id, bundle.preprocessing_id)
-    return Night(config, bundle, paths.canonical(config.results), fingerprint, tell)
+    return Night(config, bundle, paths.canonical(config.results), _root_of(config), fingerprint, tell)
+
+
+def _root_of(config: ScoreConfig) -> str:
+    place = paths.canonical(config.archive)
+    if not config.is_manifest:
+        return place
+    return paths.parent(place) if config.root is None else paths.canonical(config.root)
 
 
 def check_archive(config: ScoreConfig) -> None:
@@ -92,8 +100,14 @@ def check_archive(config: ScoreConfig) -> None:
         check_root(config.archive)
 
 
-def list_images(night: Night, folder: Path) -> Listing:
+def list_images(night: Night, folder: Path, kept_in: str | None) -> Listing:
     """List the archive into a Parquet file in `folder`.
+
+    Args:
+        night: The command.
+        folder: A local folder.
+        kept_in: Where a bucket's listing is kept while it runs, so that the next command goes on with it; None:
+            nowhere.
 
     Raises:
         UsageError: If the archive does not exist, its manifest is unusable, or it holds only kinds that are not read.
@@ -106,12 +120,22 @@ def list_images(night: Night, folder: Path) -> Listing:
 
     if config.is_manifest:
         from pipelines.archive.manifest import read_manifest
+        from pipelines.archive.prefix_map import parse_prefix_map
 
-        listing = read_manifest(config.archive, config.columns, config.root, path, count)
-        check_carried_names(listing.carried)
+        prefix_map = parse_prefix_map(config.map_prefix)
+        listing = read_manifest(config.archive, config.columns, config.root, path, count, prefix_map=prefix_map)
     else:
-        listing = list_archive(config.archive, ListingFilter(config.include, config.exclude), path, count)
+        listing = list_archive(
+            config.archive,
+            ListingFilter(config.include, config.exclude),
+            path,
+            count,
+        )
     refuse_nothing(listing, config)
+    if config.path_columns is not None and listing.found:
+        columns = PathColumns.parse(config.path_columns)
+        listing = columns.fill(listing, night.root, folder / "with_columns.parquet")
+    check_carried_names(listing.carried)
     return listing
 
 
@@ -148,8 +172,13 @@ def refuse_nothing(listing: Listing, config: ScoreConfig) -> None:
 
 
 @contextlib.contextmanager
-def planned_work(night: Night) -> Iterator[Planned]:
+def planned_work(night: Night, backfill: int | None, kept_in: str | None) -> Iterator[Planned]:
     """List and plan in a temporary folder that lasts as long as the `with` block.
+
+    Args:
+        night: The command.
+        backfill: Images at most that another version of this model has scored; None: all.
+        kept_in: As `list_images`.
 
     Raises:
         UsageError, TryLater: As `list_images` and `make_plan` do.
@@ -157,19 +186,26 @@ def planned_work(night: Night) -> Iterator[Planned]:
     config, bundle = night.config, night.bundle
     with tempfile.TemporaryDirectory(prefix="nightread-plan-") as folder:
         with files.explaining(folder):
-            listing = list_images(night, Path(folder))
+            listing = list_images(night, Path(folder), kept_in)
         night.tell(ScoreProgress("planning", 0, listing.found))
-        filesystem = fsspec_filesystem(night.results) if paths.is_bucket(night.results) else None
+        scope = None
+        if not config.is_manifest:
+            wanted = ListingFilter(config.include, config.exclude)
+            scope = ArchiveScope(root_uri(config.archive), wanted, tuple(listing.unlistable), None)
         plan = make_plan(
             listing.path,
             committed_files(night.results),
-            filesystem,
+            fsspec_filesystem(night.results) if paths.is_bucket(night.results) else None,
             PlanKey(bundle.model_id, bundle.preprocessing_id, config.precision, bundle.name),
             shard_size=config.shard_size,
             rows_per_group=config.shard_size * SHARDS_PER_GROUP,
             limit=config.limit,
             rescore=config.rescore,
             retry_failed=config.retry_failed,
-            out_folder=folder,
+            backfill=backfill,
+            same_bytes=config.same_bytes,
+            scope=scope,
+            rows_a_run=config.commit_every,
+            out_folder=Path(folder),
         )
-        yield Planned(listing, plan, plan.paths[0] if plan.paths else Path(folder) / "plan.parquet")
+        yield Planned(listing, plan)

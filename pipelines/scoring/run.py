@@ -1,64 +1,28 @@
-"""The scoring job: finish what was interrupted, plan what is new, score it, one gate, one commit."""
+"""The scoring job: finish what was interrupted, plan what is new, score it run by run, gate and commit each."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
 
-import pyarrow as pa
-
-from pipelines.errors import Stopped, TryLater
-from pipelines.models.bundle import THRESHOLD_UNITS, threshold_unit
-from pipelines.models.golden import self_test
-from pipelines.models.runtime import Scorer
-from pipelines.predictions import commit, query, runs
-from pipelines.predictions.runs import RunFolder, RunRecord
-from pipelines.predictions.schema import prediction_schema
-from pipelines.scoring import parts
+from pipelines.errors import TryLater
+from pipelines.predictions import commit, runs
+from pipelines.scoring import changes
 from pipelines.scoring.config import ScoreConfig
-from pipelines.scoring.gate import Gate, PartMissing
+from pipelines.scoring.finish import Connect, Finished, Finisher, ShowRows
+from pipelines.scoring.hours import Closing
 from pipelines.scoring.night import Night, Planned, Tell, check_archive, open_night, planned_work
-from pipelines.scoring.parts import PlanFile, PlanLost, open_plan
-from pipelines.scoring.report import RunCounts, ScoreProgress, ScoreReport, Tally
-from pipelines.scoring.rows import RowContext
-from pipelines.scoring.scorer import PredictionMaker, Receipt, ScoreKernel, ShardWork
-from pipelines.storage import files
-from pipelines.storage.leases import Lease
-
-GATE_ROUNDS = 3
-ShowRows = Callable[[pa.Table], None]
+from pipelines.scoring.parts import PlanLost
+from pipelines.scoring.report import RunCounts, ScoreProgress, ScoreReport
+from pipelines.scoring.staging import Run, abandon, stage_runs, unsettled_runs
+from pipelines.storage import files, paths
+from pipelines.storage.leases import STALE_SECONDS, Lease
+from pipelines.storage.preflight import Proof, prove_place
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A run that was committed by this command.
-
-    Attributes:
-        run_id: The run.
-        counts: Its rows.
-        rate: Steady rate; None where there is none.
-        table_version: The table's version that holds it.
-        multi_frame: Images of which only the first frame was scored.
-    """
-
-    run_id: str
-    counts: RunCounts
-    rate: float | None
-    table_version: int
-    multi_frame: int = 0
-
-
-def score(
-    config: ScoreConfig,
-    connect: Callable[[], AbstractContextManager[Any]],
-    tell: Tell,
-    show_rows: ShowRows | None = None,
-) -> ScoreReport:
+def score(config: ScoreConfig, connect: Connect, tell: Tell, show_rows: ShowRows | None = None) -> ScoreReport:
     """Score an archive: each image that is new or changed becomes one committed row.
 
     Args:
@@ -75,30 +39,52 @@ def score(
         Stopped: On Ctrl-C; what was finished is kept.
     """
     began = time.monotonic()
+    closing = Closing(config.hours.seconds(datetime.datetime.now()))
     night = open_night(config, tell)
     check_archive(config)
     if config.dry_run:
         return replace(_dry_run(night), seconds=time.monotonic() - began)
-    with Lease.acquire(night.results) as lease:
+    proof = prove_place(night.results)
+    with _owned(night) as lease:
+        waited = time.monotonic() - began
         lease.start_renewing()
-        job = _Job(night, lease, connect, show_rows)
-        report = job.run()
-    return replace(report, seconds=time.monotonic() - began)
+        with Finisher(night, lease, connect, closing, show_rows) as finisher:
+            report = _Command(night, lease, closing, finisher, proof).run()
+    return replace(report, seconds=time.monotonic() - began, waited_seconds=waited if config.wait_seconds else 0.0)
+
+
+def _owned(night: Night) -> Lease:
+    wait = night.config.wait_seconds
+
+    def on_wait(_owner: str, left: float) -> None:
+        night.tell(ScoreProgress("waiting", seconds_left=left))
+
+    if wait is None:
+        return Lease.acquire(night.results)
+    return Lease.acquire(night.results, max(wait, STALE_SECONDS), patient=True, on_wait=on_wait)
 
 
 def _dry_run(night: Night) -> ScoreReport:
-    with planned_work(night) as planned:
-        rates = [
-            record.timings.get("images_per_second")
-            for record in runs.list_runs(night.results)
-            if record.status == "committed"
-        ]
-        rate = next((rate for rate in reversed(rates) if rate), None)
+    with planned_work(night, night.config.backfill, None) as planned:
+        rate = runs.last_rate(night.results)
         return replace(
             _report_of(night, planned),
+            requests=_requests(night, planned),
+            would_stop=changes.too_much_changed(planned.plan, changes.read_gone(night), night.config),
             seconds_estimated=planned.plan.planned / rate if rate else None,
             dry_run=True,
         )
+
+
+def _requests(night: Night, planned: Planned) -> Mapping[str, Mapping[str, int]]:
+    """What buckets will be asked: one page for each thousand keys and one read an image; three or four a shard."""
+    asked: dict[str, Mapping[str, int]] = {}
+    if paths.is_bucket(night.root):
+        asked["archive"] = {"list": 0, "get": planned.plan.planned}
+    if paths.is_bucket(night.results):
+        # A marker and a part are written; gate and commit read the part once each.
+        asked["results"] = {"put": 2 * planned.plan.shards, "get": 2 * planned.plan.shards}
+    return asked
 
 
 def _report_of(night: Night, planned: Planned) -> ScoreReport:
@@ -109,260 +95,126 @@ def _report_of(night: Night, planned: Planned) -> ScoreReport:
         new=plan.new,
         changed=plan.changed,
         unchanged=plan.unchanged,
+        rescored_for_model=plan.rescored_for_model,
+        backfilled=plan.backfilled,
+        gone=plan.gone,
+        known=plan.known,
         planned=plan.planned,
         shards=plan.shards,
         left_out=dict(listing.left_out),
         repeated_rows=tuple(listing.repeated_rows),
         repeated=listing.repeated,
+        unmatched=listing.unmatched,
         unlistable=tuple(listing.unlistable),
         table_version=commit.table_version(night.results),
         threshold=night.config.fail_threshold,
     )
 
 
-class _Job:
+class _Command:
     """One command that holds the lease."""
 
-    def __init__(
-        self,
-        night: Night,
-        lease: Lease,
-        connect: Callable[[], AbstractContextManager[Any]],
-        show_rows: ShowRows | None,
-    ) -> None:
+    def __init__(self, night: Night, lease: Lease, closing: Closing, finisher: Finisher, proof: Proof) -> None:
         self._night = night
         self._lease = lease
-        self._connect = connect
-        self._show_rows = show_rows
-        self._stack = contextlib.ExitStack()
-        self._size: Any = None
+        self._closing = closing
+        self._finisher = finisher
+        self._proof = proof
+        self._finished: list[Finished] = []
+        self._published: str | None = None
 
     def run(self) -> ScoreReport:
         night = self._night
-        with self._stack:
-            commit.ensure_table(night.results)
-            resumed = self._settle_interrupted()
-            if resumed is not None and not night.config.continues_planning:
-                report = ScoreReport(night.results, threshold=night.config.fail_threshold)
-                return self._told(report, resumed, None)
-            with planned_work(night) as planned:
-                fresh = self._new_run(planned) if planned.plan.planned else None
-                return self._told(_report_of(night, planned), resumed, fresh)
+        commit.ensure_table(night.results, self._lease)
+        resumed = self._settle_interrupted()
+        report = ScoreReport(night.results, threshold=night.config.fail_threshold)
+        if not self._closing.over and (not resumed or night.config.continues_planning):
+            report = self._plan_and_score(resumed)
+        self._publish()
+        return self._told(report, resumed)
 
-    def _told(self, report: ScoreReport, resumed: Finished | None, fresh: Finished | None) -> ScoreReport:
-        finished = [run for run in (resumed, fresh) if run is not None]
-        if not finished:
+    def _settle_interrupted(self) -> tuple[str, ...]:
+        """Finish the interrupted runs of this configuration; the names of those that were."""
+        open_runs, closed = unsettled_runs(self._night, self._lease)
+        version = commit.table_version(self._night.results)
+        self._finished += [Finished(run_id, counts, table_version=version) for run_id, counts in closed]
+        self._finish(open_runs)
+        return tuple(run.run_id for run in self._finished if run.table_version is not None)
+
+    def _plan_and_score(self, resumed: tuple[str, ...]) -> ScoreReport:
+        night = self._night
+        # What an interrupted command had taken of the backlog counts as this one's.
+        backfill = 0 if resumed and night.config.backfill else night.config.backfill
+        kept_in = paths.join(night.results, "listings", night.fingerprint)
+        with planned_work(night, backfill, kept_in if paths.is_bucket(night.root) else None) as planned:
+            changes.refuse_changes(planned.plan, changes.read_gone(night), night.config)
+            staged = stage_runs(night, planned, self._lease) if planned.plan.planned else []
+            report = replace(_report_of(night, planned), requests=self._listed(planned))
+            changes.write_gone(night, planned.plan.gone)
+        files.delete_tree(kept_in)
+        self._finish(staged)
+        return report
+
+    def _listed(self, planned: Planned) -> Mapping[str, Mapping[str, int]]:
+        return {}
+
+    def _finish(self, pending: list[Run]) -> None:
+        """Bring runs to their end, one after the other.
+
+        Raises:
+            TryLater: If the archive went away: what was scored before is committed, the other runs are abandoned.
+        """
+        for place, (folder, record) in enumerate(pending):
+            try:
+                finished = self._finisher.finish(folder, record)
+            except PlanLost:  # nothing can finish it, and its images must not wait for it
+                abandon(folder, record, self._lease)
+                continue
+            self._finished.append(finished)
+            if finished.table_version is not None:
+                self._publish()
+            if finished.lost is not None:
+                for other, its_record in pending[place + 1 :]:
+                    abandon(other, its_record, self._lease)
+                kept = sum(run.counts.images for run in self._finished)
+                raise TryLater(
+                    f"{finished.lost.message} {kept:,} images that were scored before are committed; none is blamed.",
+                    finished.lost.cure,
+                )
+
+    def _publish(self) -> None:
+        """Write the newest scores for tools that know no Delta, unless the file there holds this version already."""
+        place = self._night.config.publish
+        version = commit.table_version(self._night.results) if place is not None else None
+        if place is None or version is None:
+            return
+        self._night.tell(ScoreProgress("publishing"))
+
+    def _told(self, report: ScoreReport, resumed: tuple[str, ...]) -> ScoreReport:
+        committed = [run for run in self._finished if run.table_version is not None]
+        report = replace(
+            report,
+            resumed=resumed[-1] if resumed else None,
+            remaining=sum(run.remaining for run in self._finished),
+            counts=sum((run.counts for run in committed), RunCounts()),
+            multi_frame=sum(run.multi_frame for run in committed),
+            published=self._published,
+            by_rename=not self._proof.hard_links,
+        )
+        if not committed:
             return report
-        last = finished[-1]
+        last = committed[-1]
         return replace(
             report,
             run_id=last.run_id,
-            resumed=resumed.run_id if resumed else None,
-            counts=sum((run.counts for run in finished), RunCounts()),
-            images_per_second=last.rate,
+            runs=tuple(run.run_id for run in committed),
+            images_per_second=_overall_rate(committed),
             table_version=last.table_version,
-            multi_frame=sum(run.multi_frame for run in finished),
-        )
-
-    def _settle_interrupted(self) -> Finished | None:
-        """Finish the interrupted run of this configuration; abandon those of others."""
-        finished = None
-        records = runs.list_runs(self._night.results)
-        if records and records[-1].status != "running":
-            # A driver that died between its last word and this leaves parts that nobody reads any more.
-            RunFolder(self._night.results, records[-1].run_id).remove_parts()
-        for record in records:
-            if record.status != "running":
-                continue
-            self._lease.check()
-            folder = RunFolder(self._night.results, record.run_id)
-            if commit.transaction_state(self._night.results, record.run_id) == 1:
-                finished = self._close_committed(folder, record)
-            elif record.fingerprint != self._night.fingerprint:
-                self._abandon(folder, record)
-            else:
-                try:
-                    finished = self._finish(folder, record)
-                except PlanLost:  # nothing can finish it, and its images must not wait for it
-                    self._abandon(folder, record)
-        return finished
-
-    def _abandon(self, folder: RunFolder, record: RunRecord) -> None:
-        if commit.abandon_run(self._night.results, record.run_id):
-            folder.write_record(replace(record, status="abandoned"))
-            folder.remove_parts()
-        else:
-            self._close_committed(folder, record)
-
-    def _close_committed(self, folder: RunFolder, record: RunRecord) -> Finished | None:
-        """A driver died between its commit and its last word: the rows are in the table, the record says so now."""
-        counts = _counts_in_table(self._night.results, record.run_id)
-        version = commit.table_version(self._night.results)
-        closed = replace(record, status="committed", table_version=version, counts=_as_record(counts))
-        folder.write_record(closed)
-        folder.remove_parts()
-        if record.fingerprint != self._night.fingerprint:
-            return None
-        return Finished(record.run_id, counts, None, version if version is not None else 0)
-
-    def _new_run(self, planned: Planned) -> Finished:
-        night = self._night
-        schema = prediction_schema(night.bundle.classes, planned.listing.carried)
-        commit.check_carried(night.results, schema)
-        started = datetime.datetime.now(datetime.UTC)
-        folder = RunFolder(night.results, runs.new_run_id())
-        self._lease.check()
-        files.put(str(planned.path), folder.plan)
-        record = RunRecord(
-            run_id=folder.run_id,
-            fingerprint=night.fingerprint,
-            configuration={
-                **night.config.as_record(),
-                "versions_from_manifest": planned.listing.versions_from_manifest,
-                "model_id": night.bundle.model_id,
-                "model_name": night.bundle.name,
-            },
-            counts={"found": planned.plan.found, "planned": planned.plan.planned, "shards": planned.plan.shards},
-            timings={},
-            who=dict(night.config.who),
-            table_version=None,
-            status="running",
-            started_at=started,
-            model=_described(night),
-        )
-        folder.write_record(record)
-        return self._finish(folder, record)
-
-    def _finish(self, folder: RunFolder, record: RunRecord) -> Finished:
-        """Score the shards that have no part yet, pass the gate, commit, and say so."""
-        began = time.monotonic()
-        with open_plan(folder) as plan:
-            context = self._context(record, plan)
-            tally, version, gate = self._score_and_commit(folder, plan, context)
-        timings = {
-            **record.timings,
-            "images_per_second": tally.steady_rate if tally else None,
-            "seconds": time.monotonic() - began,
-        }
-        closed = replace(
-            record,
-            status="committed",
-            table_version=version,
-            counts={**record.counts, **_as_record(gate.counts)},
-            timings=timings,
-        )
-        # The rows are in the table: what fails from here on is repaired by the next command and must not hide them.
-        with contextlib.suppress(TryLater):
-            folder.write_record(closed)
-            folder.remove_parts()
-        return Finished(record.run_id, gate.counts, tally.steady_rate if tally else None, version, gate.multi_frame)
-
-    def _score_and_commit(
-        self, folder: RunFolder, plan: PlanFile, context: RowContext
-    ) -> tuple[Tally | None, int, Gate]:
-        tally: Tally | None = None
-        last = PartMissing("No part was ever complete.")
-        for _ in range(GATE_ROUNDS):
-            missing = parts.missing_shards(folder, plan)
-            if missing:
-                tally = self._score_shards(folder, plan, missing, context)
-            self._night.tell(ScoreProgress("committing", plan.images, plan.images))
-            gate = Gate(folder, plan, context.schema)
-            try:
-                for _ in gate:  # all parts are looked at before the table sees a row: a broken append leaves files
-                    pass
-                version = commit.commit_run(
-                    self._night.results, folder.run_id, context.schema, gate, before_append=self._lease.check
-                )
-            except PartMissing as damage:
-                last = damage
-                for shard in gate.damaged:
-                    files.delete(folder.part(shard))
-                continue
-            return tally, version, gate
-        raise last
-
-    def _score_shards(self, folder: RunFolder, plan: PlanFile, missing: list[int], context: RowContext) -> Tally:
-        night = self._night
-        model, io = night.bundle.scorer(night.config.precision)
-        self_test(night.bundle, Scorer(model, io), night.config.precision)
-        night.tell(ScoreProgress("starting", 0, plan.images))
-        if self._size is None:
-            self._size = self._stack.enter_context(self._connect())
-        from pipelines.scoring import graph  # only now: a run that finds nothing new never loads Ray
-
-        least, most = night.config.pool.within(self._size.cpus)
-        work = ShardWork(
-            folder=folder,
-            session=self._lease.number,
-            input_size=night.bundle.input_size,
-            make_kernel=ScoreKernel(io),
-            make_rows=PredictionMaker(context),
-        )
-        done = plan.images - plan.images_of(missing)
-        # On this machine no more actors can run than there are cores; a joined cluster may grow.
-        actors = min(most, self._size.cpus) if self._size.local else most
-        tally = Tally(plan.images, done, min(actors, len(missing)))
-
-        def on_receipt(receipt: Receipt) -> None:
-            if self._lease.lost.is_set():
-                self._lease.check()
-            if tally.add(receipt):
-                night.tell(tally.progress())
-                if self._show_rows and (rows := parts.read_part(folder, receipt.shard)) is not None:
-                    self._show_rows(rows)
-
-        night.tell(tally.progress())
-        with _stoppable(tally):
-            graph.score_shards(work, model, missing, plan, graph.Pool(least, most), on_receipt)
-        return tally
-
-    def _context(self, record: RunRecord, plan: PlanFile) -> RowContext:
-        bundle = self._night.bundle
-        return RowContext(
-            run_id=record.run_id,
-            scored_date=record.started_at.date(),
-            bundle=bundle,
-            precision=self._night.config.precision,
-            training_hashes=bundle.training_hashes(),
-            versions_from_manifest=bool(record.configuration["versions_from_manifest"]),
-            schema=prediction_schema(bundle.classes, plan.carried),
         )
 
 
-@contextlib.contextmanager
-def _stoppable(tally: Tally) -> Iterator[None]:
-    """Ctrl-C ends the scoring with a word on what is kept."""
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        progress = tally.progress()
-        raise Stopped(
-            f"Stopped with {progress.done} of {progress.total} images scored and kept.",
-            "The same command goes on from there.",
-        ) from interrupt
-
-
-def _described(night: Night) -> dict[str, Any]:
-    """What the record says of the model, for those who read rows without having its bundle."""
-    bundle, precision = night.bundle, night.config.precision
-    units = [threshold_unit(precision, unit) for unit in THRESHOLD_UNITS]
-    return {
-        "classes": list(bundle.classes),
-        "positive_classes": list(bundle.positive_classes),
-        "thresholds": {unit: dict(bundle.thresholds[unit]) for unit in units if unit in bundle.thresholds},
-    }
-
-
-def _counts_in_table(results: str, run_id: str) -> RunCounts:
-    """Rows of a committed run by status, asked of the table itself."""
-    table = query.run_query(
-        results, f"SELECT error_code, count(*) AS n FROM rows WHERE run_id = '{run_id}' GROUP BY error_code"
-    )
-    by_code = dict(zip(table.column("error_code").to_pylist(), table.column("n").to_pylist(), strict=True))
-    scored = by_code.pop(None, 0)
-    return RunCounts(scored, by_code)
-
-
-def _as_record(counts: RunCounts) -> dict[str, Any]:
-    return {"scored": counts.scored, "failed": counts.failed, "failed_by_code": dict(counts.failed_by_code)}
+def _overall_rate(committed: list[Finished]) -> float | None:
+    """The steady rate of all runs that have one, each weighed with the time that its images took."""
+    rated = [(run.counts.images, run.rate) for run in committed if run.rate]
+    seconds = sum(images / rate for images, rate in rated)
+    return sum(images for images, _ in rated) / seconds if seconds else None

@@ -1,0 +1,260 @@
+"""One run to its end: score the shards that have no part yet, cut the run if its time is over, gate, commit."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.errors import Stopped, TryLater
+from pipelines.models.golden import self_test
+from pipelines.models.runtime import Scorer
+from pipelines.predictions import commit
+from pipelines.predictions.runs import RunFolder, RunRecord
+from pipelines.predictions.schema import prediction_schema
+from pipelines.scoring import parts
+from pipelines.scoring.gate import Gate, PartMissing
+from pipelines.scoring.hours import Closing
+from pipelines.scoring.night import Night
+from pipelines.scoring.parts import PlanFile, open_plan
+from pipelines.scoring.report import NO_ROWS, RunCounts, ScoreProgress, Tally
+from pipelines.scoring.rows import RowContext
+from pipelines.scoring.scorer import PredictionMaker, Receipt, ScoreKernel, ShardWork
+from pipelines.scoring.staging import abandon
+from pipelines.scoring.vanished import ArchiveLost
+from pipelines.storage import files
+from pipelines.storage.leases import Lease
+
+GATE_ROUNDS = 3
+ShowRows = Callable[[pa.Table], None]
+Connect = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What became of a run.
+
+    Attributes:
+        run_id: The run.
+        counts: Its rows.
+        rate: Steady rate; None where there is none.
+        table_version: The table's version that holds it; None where not one shard was finished.
+        multi_frame: Images of which only the first frame was scored.
+        remaining: Images of its plan that were left to a later run.
+        lost: Why it ended early, where the archive went away.
+    """
+
+    run_id: str
+    counts: RunCounts = NO_ROWS
+    rate: float | None = None
+    table_version: int | None = None
+    multi_frame: int = 0
+    remaining: int = 0
+    lost: ArchiveLost | None = None
+
+
+class Finisher:
+    """Finishes the runs of one command that holds the lease; Ray is started for the first that needs it.
+
+    Args:
+        night: The command.
+        lease: The right to write.
+        connect: Starts or joins Ray for a `with` block and yields its size.
+        closing: When the night has to end.
+        show_rows: Called with the rows of each finished part; None: parts are not read back.
+    """
+
+    def __init__(
+        self, night: Night, lease: Lease, connect: Connect, closing: Closing, show_rows: ShowRows | None
+    ) -> None:
+        self._night = night
+        self._lease = lease
+        self._connect = connect
+        self._closing = closing
+        self._show_rows = show_rows
+        self._stack = contextlib.ExitStack()
+        self._size: Any = None
+
+    def __enter__(self) -> Finisher:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def finish(self, folder: RunFolder, record: RunRecord) -> Finished:
+        """Score what is missing and commit what is finished; the record says so.
+
+        Args:
+            folder: The run.
+            record: What its record says so far.
+
+        Raises:
+            PlanLost: If its plan is gone.
+            PartMissing: If its parts are damaged again and again.
+            TryLater, UsageError, LeaseLost: Each with its cure.
+        """
+        began = time.monotonic()
+        if folder.read_cut() is None:
+            files.delete(folder.closing)  # a driver that was killed while it closed the run left it
+        rate, lost = None, None
+        for left in reversed(range(GATE_ROUNDS)):
+            tally, lost = self._score_or_cut(folder, record, lost)
+            rate = tally.steady_rate if tally else rate
+            with open_plan(folder) as plan:
+                remaining = plan.whole - plan.images
+                if not plan.kept:
+                    self._lease.check()
+                    counts = abandon(folder, record, self._lease) or NO_ROWS
+                    return Finished(record.run_id, counts, remaining=remaining, lost=lost)
+                try:
+                    version, gate = self._commit(folder, record, plan)
+                    break
+                except PartMissing:
+                    if not left:
+                        raise
+        timings = {**record.timings, "images_per_second": rate, "seconds": time.monotonic() - began}
+        closed = replace(
+            record,
+            status="committed",
+            table_version=version,
+            counts={**record.counts, **gate.counts.as_record(), "remaining": remaining},
+            timings=timings,
+        )
+        # The rows are in the table: what fails from here on is repaired by the next command and must not hide them.
+        with contextlib.suppress(TryLater):
+            folder.write_record(closed)
+            folder.remove_parts()
+        return Finished(record.run_id, gate.counts, rate, version, gate.multi_frame, remaining, lost)
+
+    def _score_or_cut(
+        self, folder: RunFolder, record: RunRecord, lost: ArchiveLost | None
+    ) -> tuple[Tally | None, ArchiveLost | None]:
+        """Score what has no part; where that had to end early, cut the run to what is finished and sound."""
+        tally = None
+        with open_plan(folder) as plan:
+            missing = parts.missing_shards(folder, plan)
+            if missing and lost is None and not self._closing.over:
+                session = _Session(folder)
+                try:
+                    tally = self._score_shards(folder, record, plan, missing, session)
+                except ArchiveLost as error:
+                    lost = error
+                    session.drop_doubtful_parts()
+                missing = parts.missing_shards(folder, plan)
+            if missing and (lost is not None or self._closing.over):
+                folder.write_cut(set(plan.kept).difference(missing))
+        return tally, lost
+
+    def _commit(self, folder: RunFolder, record: RunRecord, plan: PlanFile) -> tuple[int, Gate]:
+        """Pass the gate and commit; parts that do not pass are deleted, to be scored again.
+
+        Raises:
+            PartMissing: If a part does not pass.
+        """
+        self._night.tell(ScoreProgress("committing", plan.images, plan.images))
+        schema = self._context(record, plan).schema
+        gate = Gate(folder, plan, schema)
+        try:
+            for _ in gate:  # all parts are looked at before the table sees a row: a broken append leaves files
+                pass
+            version = commit.commit_run(
+                self._night.results, folder.run_id, schema, gate, before_append=self._lease.check, lease=self._lease
+            )
+        except PartMissing:
+            for shard in gate.damaged:
+                files.delete(folder.part(shard))
+            raise
+        return version, gate
+
+    def _score_shards(
+        self, folder: RunFolder, record: RunRecord, plan: PlanFile, missing: list[int], session: _Session
+    ) -> Tally:
+        night = self._night
+        model, io = night.bundle.scorer(night.config.precision)
+        self_test(night.bundle, Scorer(model, io), night.config.precision)
+        night.tell(ScoreProgress("starting", 0, plan.images))
+        if self._size is None:
+            self._size = self._stack.enter_context(self._connect())
+        from pipelines.scoring import graph  # only now: a run that finds nothing new never loads Ray
+
+        least, most = night.config.pool.within(self._size.cpus)
+        # On this machine no more actors can run than there are cores; a joined cluster may grow.
+        actors = min(most, self._size.cpus) if self._size.local else most
+        rate = night.config.requests_per_second
+        work = ShardWork(
+            folder=folder,
+            session=self._lease.number,
+            input_size=night.bundle.input_size,
+            make_kernel=ScoreKernel(io),
+            make_rows=PredictionMaker(self._context(record, plan)),
+            root=night.root,
+            listed=not record.configuration["versions_from_manifest"],
+            may_close=self._closing.limited,
+            patience_seconds=night.config.patience_seconds,
+            requests_per_second=None if rate is None else rate / actors,
+        )
+        done = plan.images - plan.images_of(missing)
+        tally = Tally(plan.images, done, min(actors, len(missing)))
+
+        def on_receipt(receipt: Receipt) -> None:
+            if self._lease.lost.is_set():
+                self._lease.check()
+            session.add(receipt)
+            if tally.add(receipt):
+                night.tell(tally.progress())
+                if self._show_rows and (rows := parts.read_part(folder, receipt.shard)) is not None:
+                    self._show_rows(rows)
+
+        night.tell(tally.progress())
+        with _stoppable(tally), self._closing.announced(lambda: files.write_atomic(folder.closing, b"")):
+            graph.score_shards(work, model, missing, plan, graph.Pool(least, most), on_receipt)
+        return tally
+
+    def _context(self, record: RunRecord, plan: PlanFile) -> RowContext:
+        bundle = self._night.bundle
+        return RowContext(
+            run_id=record.run_id,
+            scored_date=record.started_at.date(),
+            bundle=bundle,
+            precision=self._night.config.precision,
+            training_hashes=bundle.training_hashes(),
+            versions_from_manifest=bool(record.configuration["versions_from_manifest"]),
+            schema=prediction_schema(bundle.classes, plan.carried),
+        )
+
+
+class _Session:
+    """The parts that one driver saw, or did not see, being written: which of them to doubt when the archive is lost."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._before = folder.finished_shards()
+        self._sound: set[int] = set()
+
+    def add(self, receipt: Receipt) -> None:
+        """Take note of a finished shard."""
+        if not receipt.storage_failed:
+            self._sound.add(receipt.shard)
+
+    def drop_doubtful_parts(self) -> None:
+        """Delete this session's parts that hold a failure of storage, or of which nobody has told."""
+        for shard in self._folder.finished_shards() - self._before - self._sound:
+            files.delete(self._folder.part(shard))
+
+
+@contextlib.contextmanager
+def _stoppable(tally: Tally) -> Iterator[None]:
+    """Ctrl-C ends the scoring with a word on what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        progress = tally.progress()
+        raise Stopped(
+            f"Stopped with {progress.done} of {progress.total} images scored and kept.",
+            "The same command goes on from there.",
+        ) from interrupt
