@@ -359,8 +359,9 @@ def _is_number(value: object) -> bool:
 
 def _is_control(character: str) -> bool:
     code = ord(character)
-    # Besides C0 and C1: the marks that turn the direction of writing, with which a name can lie about its suffix.
-    return code < 0x20 or 0x7F <= code < 0xA0 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
+    # Besides C0 and C1: what separates lines and paragraphs, and the marks that turn the direction of writing, with
+    # which a name can lie about its suffix.
+    return code < 0x20 or 0x7F <= code < 0xA0 or 0x2028 <= code <= 0x202E or 0x2066 <= code <= 0x2069
 
 
 def _write(stream: TextIO | None, text: str) -> TextIO | None:

@@ -31,6 +31,12 @@ from pipelines.evaluation.report_training import training_section
 
 TEMPLATE = "report.html.jinja"
 PACKAGE = "pipelines.evaluation"
+# Names of files may hold them, HTML may not; marks that turn the direction of writing let a name lie about its suffix.
+_CONTROLS = {
+    code: f"\\x{code:02x}"
+    for code in (*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+    if chr(code) not in "\t\n"
+}
 PICTURES = (
     "The pictures embedded here may show patients. Treat this file as you treat the images themselves: keep it and "
     "send it only where they may go."
@@ -124,6 +130,7 @@ def render_page(
         intended_use=INTENDED_USE,
         **more,
     )  # fmt: skip
+    page = page.translate(_CONTROLS)
     return page.encode("utf-8", "replace")  # a lone surrogate, which a name of a file may hold, has no UTF-8
 
 
