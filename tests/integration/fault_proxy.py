@@ -8,14 +8,15 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
 # A status to answer with; or: close the connection without an answer (reset), do what was asked but close before the
-# answer (lost), answer with half of the body (cut).
-Fault = int | Literal["reset", "lost", "cut"] | None
+# answer (lost), answer with half of the body (cut), pause in the middle of the body (slow).
+Fault = int | Literal["reset", "lost", "cut", "slow"] | None
 Rule = Callable[[str, str], Fault]
 
 _HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "expect", "host", "content-length")
@@ -27,6 +28,12 @@ def one_in(count: int, fault: Fault, seed: int = 7) -> Rule:
     return lambda _method, _path: fault if source.randrange(count) == 0 else None
 
 
+def mixed(share: float, faults: Sequence[Fault], seed: int = 7) -> Rule:
+    """Break this share of the requests, at random, each by one of some faults."""
+    source = random.Random(seed)
+    return lambda _method, _path: source.choice(faults) if source.random() < share else None
+
+
 class FaultProxy:
     """A running forwarder.
 
@@ -35,8 +42,12 @@ class FaultProxy:
         rule: Called with method and path (query included) of each request; may be replaced at any time.
         faults: How many requests were broken so far.
         requests: How many came.
+        arrivals: When each came, monotonic seconds.
+        connections: How many connections were opened.
         drop_headers: Names, in lower case, of request headers that are not passed on.
         error_body: Body of answers that the proxy gives itself.
+        error_headers: Their headers.
+        slow_seconds: How long a slow body pauses.
     """
 
     def __init__(self, target: str) -> None:
@@ -44,6 +55,10 @@ class FaultProxy:
         self.rule: Rule = lambda _method, _path: None
         self.faults = 0
         self.requests = 0
+        self.arrivals: list[float] = []
+        self.connections = 0
+        self.error_headers: dict[str, str] = {}
+        self.slow_seconds = 0.5
         self.drop_headers: tuple[str, ...] = ()
         self.error_body = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
         self._lock = threading.Lock()
@@ -60,6 +75,7 @@ class FaultProxy:
     def decide(self, method: str, path: str) -> Fault:
         """Ask the rule, one request at a time."""
         with self._lock:
+            self.arrivals.append(time.monotonic())
             fault = self.rule(method, path)
             self.requests += 1
             self.faults += fault is not None
@@ -98,6 +114,11 @@ def running_proxy(target: str) -> Iterator[FaultProxy]:
 def _handler_of(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # a connection that is kept must not wait for an acknowledgement
+
+        def setup(self) -> None:
+            proxy.connections += 1
+            super().setup()
 
         def handle_one(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -106,7 +127,8 @@ def _handler_of(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
                 self._reset()
                 return
             if isinstance(fault, int):
-                self._answer(fault, [("Content-Type", "application/xml")], proxy.error_body)
+                headers = [("Content-Type", "application/xml"), *proxy.error_headers.items()]
+                self._answer(fault, headers, proxy.error_body)
                 return
             status, headers, content = proxy.forward(self.command, self.path, self.headers.items(), body)
             if fault == "lost":
@@ -114,6 +136,13 @@ def _handler_of(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
             elif fault == "cut":
                 self._answer(status, headers, content, sent=len(content) // 2)
                 self._reset()
+            elif fault == "slow":
+                half = len(content) // 2
+                self._answer(status, headers, content, sent=half)
+                time.sleep(proxy.slow_seconds)
+                if self.command != "HEAD":
+                    with contextlib.suppress(OSError):
+                        self.wfile.write(content[half:])
             else:
                 self._answer(status, headers, content)
 
@@ -130,7 +159,8 @@ def _handler_of(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", length)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(content[:sent])
+                with contextlib.suppress(OSError):  # the client may have seen enough
+                    self.wfile.write(content[:sent])
 
         def _reset(self) -> None:
             self.close_connection = True
