@@ -36,6 +36,9 @@ _UNWRITABLE: Final = re.compile(r"[#?\[\]^|\\\x00-\x1f\ud800-\udfff]|%[0-9A-Fa-f
 _FAULTS: Final = (
     (re.compile(r"No space left|os error 28\b|StorageFull|File too large|os error 27\b|quota", re.I), Fault.FULL),
     (re.compile(r"NoSuchBucket", re.I), Fault.NO_BUCKET),
+    (re.compile(r"invalid peer certificate", re.I), Fault.NOT_TRUSTED),
+    (re.compile(r"AuthorizationHeaderMalformed|PermanentRedirect"), Fault.WRONG_REGION),
+    (re.compile(r"ExpiredToken|TokenRefreshRequired"), Fault.EXPIRED),
     (re.compile(r"169\.254\.169\.254|credential", re.I), Fault.NO_CREDENTIALS),
     (
         re.compile(

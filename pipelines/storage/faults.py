@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from pipelines.errors import NightreadError, TryLater, UsageError
 from pipelines.storage import paths
+from pipelines.storage.roles import setting_of
 
 Result = TypeVar("Result")
 
@@ -42,6 +43,8 @@ class Fault(enum.Enum):
     DENIED = "access is refused"
     NO_CREDENTIALS = "no credentials were found"
     EXPIRED = "the credentials have expired"
+    NOT_TRUSTED = "nobody who is trusted here has signed the server's certificate"
+    WRONG_REGION = "the store expects another region"
     WRONG_PLACE = "the name or the settings cannot be right"
     BAD_KEY = "a key that this client cannot express"
     FULL = "the disk is full"
@@ -70,6 +73,10 @@ _THROTTLED_CODE = re.compile(
     r"\b(?:SlowDown\w*|Throttl\w+|TooManyRequests\w*|RequestLimitExceeded|BandwidthLimitExceeded)\b"
 )
 _EXPIRED_CODE = re.compile(r"\b(?:ExpiredToken\w*|TokenRefreshRequired|RequestExpired)\b")
+_UNTRUSTED = re.compile(
+    r"InvalidCertificate|invalid peer certificate|CERTIFICATE_VERIFY_FAILED|certificate verify failed"
+)
+_OTHER_REGION = re.compile(r"\b(?:AuthorizationHeaderMalformed|PermanentRedirect|IllegalLocationConstraintException)\b")
 # What may be over at the next try; credentials that have expired are often being renewed in that moment.
 _REPEATED = frozenset((Fault.PASSING, Fault.EXPIRED))
 
@@ -112,6 +119,10 @@ def _fault_of_obstore(error: BaseException) -> Fault:
         return by_type[kind]
     if "NoSuchBucket" in text:
         return Fault.NO_BUCKET
+    if _UNTRUSTED.search(text):
+        return Fault.NOT_TRUSTED
+    if _OTHER_REGION.search(text):
+        return Fault.WRONG_REGION
     if "169.254.169.254" in text or "Missing credentials" in text:
         return Fault.NO_CREDENTIALS
     status = _STATUS.search(text)
@@ -125,6 +136,8 @@ def _fault_of_obstore(error: BaseException) -> Fault:
 def _fault_of_botocore(error: BaseException) -> Fault:
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
+        if _UNTRUSTED.search(str(error)):
+            return Fault.NOT_TRUSTED
         return Fault.NO_CREDENTIALS if "Credentials" in type(error).__name__ else Fault.PASSING
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
     code = str(response.get("Error", {}).get("Code"))
@@ -132,6 +145,8 @@ def _fault_of_botocore(error: BaseException) -> Fault:
         return Fault.NO_BUCKET
     if _EXPIRED_CODE.fullmatch(code):
         return Fault.EXPIRED
+    if _OTHER_REGION.fullmatch(code):
+        return Fault.WRONG_REGION
     if status in (401, 403):
         return Fault.DENIED
     if status == 404:
@@ -204,34 +219,39 @@ def explained(fault: Fault, uri: str) -> NightreadError | FileNotFoundError:
     """
     if fault in (Fault.MISSING, Fault.BAD_KEY):
         return FileNotFoundError(errno.ENOENT, "no such file", uri)
-    bucket = paths.is_bucket(uri)
-    if fault is Fault.NO_BUCKET:
-        return UsageError(f"The bucket of {uri!r} does not exist.", "Correct its name or AWS_ENDPOINT_URL.")
-    if fault is Fault.NO_CREDENTIALS:
-        return UsageError(
-            f"No S3 credentials were found for {uri!r}.",
-            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
-        )
     if fault is Fault.EXPIRED:
-        return TryLater(
-            f"The S3 credentials for {uri!r} have expired.", "Renew them, then start the same command again."
-        )
+        return TryLater(f"The credentials for {uri!r} have expired.", "Renew them, then start the same command again.")
+    if paths.is_bucket(uri) and fault is not Fault.FULL:
+        return _explained_of_bucket(fault, uri)
     if fault is Fault.DENIED:
-        cure = "Check the S3 credentials and the bucket's policy." if bucket else "Check its owner and permissions."
-        return UsageError(f"Access to {uri!r} is refused.", cure)
+        return UsageError(f"Access to {uri!r} is refused.", "Check its owner and permissions.")
     if fault is Fault.FULL:
         return TryLater(
             f"The disk is full: {uri!r} could not be written.", "Free some space and start the same command again."
         )
     if fault is Fault.PASSING:
-        cure = (
-            "Check that the endpoint is up and reachable."
-            if bucket
-            else "Check that it is mounted and the disk is well."
-        )
-        return TryLater(f"Storage does not answer for {uri!r}.", cure + " Then start the same command again.")
-    cure = "Check the name, AWS_ENDPOINT_URL and AWS_REGION." if bucket else "Give another name."
-    return UsageError(f"{uri!r} cannot be used: {fault.value}.", cure)
+        cure = "Check that it is mounted and the disk is well. Then start the same command again."
+        return TryLater(f"Storage does not answer for {uri!r}.", cure)
+    return UsageError(f"{uri!r} cannot be used: {fault.value}.", "Give another name.")
+
+
+def _explained_of_bucket(fault: Fault, uri: str) -> NightreadError:
+    endpoint, region, profile = (setting_of(uri, name) for name in ("ENDPOINT_URL", "REGION", "PROFILE"))
+    if fault is Fault.PASSING:
+        cure = f"Check {endpoint}, and that it is up and reachable. Then start the same command again."
+        return TryLater(f"Storage does not answer for {uri!r}.", cure)
+    keys = f"{setting_of(uri, 'ACCESS_KEY_ID')} and {setting_of(uri, 'SECRET_ACCESS_KEY')}"
+    message, cure = {
+        Fault.NO_BUCKET: (f"The bucket of {uri!r} does not exist.", f"Correct its name or {endpoint}."),
+        Fault.NO_CREDENTIALS: (f"No S3 credentials were found for {uri!r}.", f"Set {keys}, or {profile}."),
+        Fault.DENIED: (f"Access to {uri!r} is refused.", f"Check the S3 credentials ({keys}) and the bucket's policy."),
+        Fault.NOT_TRUSTED: (
+            f"The server of {uri!r} has a certificate that is not trusted here.",
+            "Set NIGHTREAD_S3_CA_FILE to the PEM file of the authority that signed it.",
+        ),
+        Fault.WRONG_REGION: (f"The bucket of {uri!r} is in another region.", f"Set {region} to that region."),
+    }.get(fault, (f"{uri!r} cannot be used: {fault.value}.", f"Check the name, {endpoint} and {region}."))
+    return UsageError(message, cure)
 
 
 def translated(error: BaseException, uri: str) -> BaseException:

@@ -84,6 +84,12 @@ def role_of(uri: str) -> Role | None:
     return noted[max(holding, key=len)] if holding else None
 
 
+def setting_of(uri: str, name: str) -> str:
+    """Return which variable to look at for a place, for messages: its role's where that has settings of its own."""
+    role = role_of(uri)
+    return variable(role, name) if role and _has_own_settings(role) else f"AWS_{name}"
+
+
 @lru_cache(maxsize=8)
 def _places(text: str) -> dict[str, Role]:
     return {place: Role(role) for place, role in json.loads(text).items()} if text else {}
