@@ -20,7 +20,7 @@ ifdef ONLY
 	$(PYTEST) $(ONLY)
 else
 	$(MAKE) --no-print-directory check
-	$(PYTEST)
+	$(PYTEST) --numprocesses 2 --dist loadfile
 endif
 
 unit: .venv/.tests-installed ## run the tests that need no Ray, no TensorFlow and no network

@@ -19,6 +19,9 @@ SHARD_SIZE, IMAGES_A_NIGHT = 4, 48
 # A benchmark asks for more nights and other moments.
 NIGHTS, SEED = int(os.environ.get("KILL_NIGHTS", "20")), int(os.environ.get("KILL_SEED", "2026"))
 EVENTS = ("nothing", "lease", "plan", "part", "parts", "commit")
+# One run, several runs, and runs whose time is over somewhere in the middle; none of it is part of the fingerprint, so
+# that each night goes on with what any other one left.
+OPTIONS = ([], ["--commit-every", "20"], ["--max-time", "5s"], ["--commit-every", "12", "--max-time", "6s"])
 
 
 def happened(event: str, results: Path, before: dict[str, int]) -> bool:
@@ -79,7 +82,7 @@ def test_killed_at_twenty_seeded_moments(
         draw(archive, IMAGES_A_NIGHT, start=night * IMAGES_A_NIGHT)
         event = EVENTS[night % len(EVENTS)]
         delay = moments.uniform(0, 4.0 if event == "nothing" else 0.25)
-        killed += kill_group_at(event, delay, arguments, environment, results)
+        killed += kill_group_at(event, delay, arguments + OPTIONS[night % len(OPTIONS)], environment, results)
         if (results / "predictions" / "_delta_log").exists():
             seen = Counter(row["image_uri"] for row in rows_of(results))
             assert not seen or max(seen.values()) == 1, f"doubled after a kill at {event} + {delay:.3f} s"
