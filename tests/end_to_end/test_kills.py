@@ -86,7 +86,7 @@ def test_killed_at_twenty_seeded_moments(
         if (results / "predictions" / "_delta_log").exists():
             seen = Counter(row["image_uri"] for row in rows_of(results))
             assert not seen or max(seen.values()) == 1, f"doubled after a kill at {event} + {delay:.3f} s"
-    assert killed >= NIGHTS * 3 // 4
+    assert killed >= NIGHTS // 2  # those whose time is over in time need no kill
     last = nightread(*arguments)
     assert last.code == 0, last.err
     expected = {str(path): 1 for path in archive.iterdir()}
