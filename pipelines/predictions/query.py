@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MEMORY_LIMIT: Final = "2GB"
 BATCH_ROWS: Final = 1 << 16
+# What tells one row of the table's files from another, while a file is made from them; no table has such a column.
+ROW_COLUMN: Final = "nightread row"
 
 VIEWS: Final[dict[str, str]] = {
     "predictions": "SELECT * FROM rows WHERE status = 'scored'",
@@ -102,25 +104,41 @@ def connect(results: str, with_runs: bool = True) -> Iterator[duckdb.DuckDBPyCon
         UsageError: If there are no results, a newer release wrote them, or DuckDB refuses a statement.
         TryLater: If storage does not answer.
     """
+    table = open_table(results)
+    schema, named = table_schema(table), named_files(live_files(table, results))
+    with open_files(results, named, MEMORY_LIMIT) as connection:
+        _create_views(connection, schema, list(named), list_runs(results) if with_runs else [])
+        _lock(connection, list(named))
+        yield connection
+
+
+@contextlib.contextmanager
+def open_files(results: str, named: Mapping[str, str], memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open DuckDB with the files of a table, for as long as the block runs; nothing is locked, no view is made.
+
+    Args:
+        results: The results folder, for messages.
+        named: The table's files as `named_files` calls them.
+        memory_limit: What DuckDB may keep in memory, in its own words; the rest is spilled.
+
+    Returns:
+        An open connection; DuckDB's errors within the block become ones that a person can act on.
+    """
     import duckdb
 
     from pipelines.storage.read_only import ReadOnlyFiles
 
-    table = open_table(results)
-    schema, named = table_schema(table), _named(live_files(table, results))
     # DuckDB makes this folder when it spills, and removes it when the connection is closed.
     spill = os.path.join(tempfile.gettempdir(), f"nightread-query-{secrets.token_hex(8)}")
     files = ReadOnlyFiles(named)
     with (
         _explained(results, files),
         duckdb.connect(
-            config={"memory_limit": MEMORY_LIMIT, "temp_directory": spill, "python_enable_replacements": False}
+            config={"memory_limit": memory_limit, "temp_directory": spill, "python_enable_replacements": False}
         ) as connection,
     ):
         connection.execute("LOAD icu; SET TimeZone = 'UTC'")
         connection.register_filesystem(files)
-        _create_views(connection, schema, list(named), list_runs(results) if with_runs else [])
-        _lock(connection, list(named))
         yield connection
 
 
@@ -170,7 +188,7 @@ def _answer(results: str, sql: str) -> Iterator[pa.RecordBatchReader]:
         yield connection.sql(sql).to_arrow_reader(BATCH_ROWS)
 
 
-def _named(uris: Sequence[str]) -> dict[str, str]:
+def named_files(uris: Sequence[str]) -> dict[str, str]:
     """A name of ours for each file, which holds its day and no pattern; only these names can be opened."""
     return {
         f"nightread://{number}/{paths.name(paths.parent(uri))}/rows.parquet": uri for number, uri in enumerate(uris)
@@ -181,13 +199,7 @@ def _create_views(
     connection: duckdb.DuckDBPyConnection, schema: pa.Schema, uris: Sequence[str], runs: Sequence[RunRecord]
 ) -> None:
     order = column_order(schema)
-    connection.register("nightread_none", schema.empty_table())
-    connection.execute("CREATE SCHEMA internal; CREATE TABLE internal.columns AS FROM nightread_none")
-    connection.unregister("nightread_none")
-    columns = ", ".join(quoted(name) for name in order)
-    # The empty table stands for columns whose rows were all rolled back since.
-    source = f"(FROM internal.columns UNION ALL BY NAME {_scan(uris)})" if uris else "internal.columns"
-    connection.execute(f"CREATE VIEW rows AS SELECT {columns} FROM {source}")
+    create_rows(connection, schema, uris)
     for name, sql in VIEWS.items():
         connection.execute(f"CREATE VIEW {name} AS {sql}")
     for name, table in (("runs", _runs_table(runs)), ("internal.patient_limits", _limits_table(runs))):
@@ -198,12 +210,34 @@ def _create_views(
         connection.execute(f"CREATE VIEW patients AS {_PATIENTS}")
 
 
-def _scan(names: Sequence[str]) -> str:
+def create_rows(
+    connection: duckdb.DuckDBPyConnection, schema: pa.Schema, names: Sequence[str], with_place: bool = False
+) -> None:
+    """Make the view `rows`: all rows of the files, their columns in the order in which people read them.
+
+    Args:
+        connection: From `open_files`.
+        schema: The table's.
+        names: The files' names there.
+        with_place: Add the column `ROW_COLUMN` behind the others, a number that each row of the files has alone.
+    """
+    connection.register("nightread_none", schema.empty_table())
+    connection.execute("CREATE SCHEMA internal; CREATE TABLE internal.columns AS FROM nightread_none")
+    connection.unregister("nightread_none")
+    columns = ", ".join(quoted(name) for name in column_order(schema))
+    # The empty table stands for columns whose rows were all rolled back since.
+    source = f"(FROM internal.columns UNION ALL BY NAME {_scan(names, with_place)})" if names else "internal.columns"
+    place = quoted(ROW_COLUMN) if names else f"NULL::BIGINT AS {quoted(ROW_COLUMN)}"
+    connection.execute(f"CREATE VIEW rows AS SELECT {columns}{f', {place}' if with_place else ''} FROM {source}")
+
+
+def _scan(names: Sequence[str], with_place: bool) -> str:
     """The files as one relation, `scored_date` taken from the name of each file's folder."""
     files = ", ".join(literal(name) for name in names)
     column = quoted(FILE_COLUMN)
-    date = f"regexp_extract({column}, '{PARTITION_COLUMN}=([0-9-]+)/', 1)::DATE"
-    return f"""SELECT * EXCLUDE ({column}), {date} AS {PARTITION_COLUMN} FROM read_parquet(
+    date = f"regexp_extract({column}, '.*/{PARTITION_COLUMN}=([0-9-]+)/', 1)::DATE"
+    place = f", (file_index::BIGINT << 36) + file_row_number AS {quoted(ROW_COLUMN)}" if with_place else ""
+    return f"""SELECT * EXCLUDE ({column}), {date} AS {PARTITION_COLUMN}{place} FROM read_parquet(
         [{files}], union_by_name = true, hive_partitioning = false, filename = {literal(FILE_COLUMN)})"""
 
 

@@ -1,0 +1,218 @@
+"""The published file: the view `latest` as one plain Parquet file, for tools that know no Delta tables.
+
+The file is swapped in whole: whoever reads the folder sees the file of one table version or of the next, each image
+once. Its own metadata tell of which table and version it was made, so that nothing is written twice, and a writer that
+slept never puts an older version over a newer one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import glob
+import os
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pipelines.errors import UsageError
+from pipelines.predictions.query import ROW_COLUMN, create_rows, named_files, open_files
+from pipelines.predictions.schema import column_order
+from pipelines.predictions.statements import literal, quoted
+from pipelines.predictions.table import explained_errors, live_files, open_table, table_schema, table_uri
+from pipelines.storage import files, paths
+
+if TYPE_CHECKING:
+    import duckdb
+    from deltalake import DeltaTable
+
+FILE_NAME: Final = "latest.parquet"
+MEMORY_LIMIT: Final = "1GB"
+# More would write more row groups at once, each of which is held in memory.
+THREADS: Final = 4
+
+_RESULTS_KEY: Final = "nightread_results"
+_TABLE_KEY: Final = "nightread_table"
+_VERSION_KEY: Final = "nightread_table_version"
+_TIME_KEY: Final = "nightread_published_at"
+_KEPT_FOR_US: Final = ("predictions", "runs", "leases", "listings")
+# In these a local path would be a pattern for DuckDB.
+_PATTERN: Final = re.compile(r"[*?\[\]{}\\]")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What became of a publication.
+
+    Attributes:
+        path: The file.
+        rows: Its rows.
+        seconds: How long it took.
+        skipped: Whether the file there already held this version of the table, or a later one.
+    """
+
+    path: str
+    rows: int
+    seconds: float
+    skipped: bool
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What a published file says of itself."""
+
+    table: str
+    version: int
+    rows: int
+
+
+def check_place(results: str, place: str, try_writing: bool = True) -> None:
+    """Refuse a folder into which nothing can or may be published; call it before a night's work.
+
+    Args:
+        results: The results folder; it need not exist yet.
+        place: The folder or URI for the published file.
+        try_writing: Write a small file there and delete it.
+
+    Raises:
+        UsageError: If it holds the results, lies where they keep their files or in a Delta table, holds a file of that
+            name that nightread has not written, or may not be written.
+        TryLater: If storage does not answer.
+    """
+    own, target = paths.parent(table_uri(results)), paths.canonical(place)
+    cure = "Publish into a folder of its own, beside the results."
+    if target == own or paths.is_inside(own, target):
+        raise UsageError(f"{target!r} holds the results themselves; a reader of it would read both.", cure)
+    for folder in (paths.join(own, name) for name in _KEPT_FOR_US):
+        if target == folder or paths.is_inside(target, folder):
+            raise UsageError(f"{target!r} lies where the results keep their own files.", cure)
+    above = target
+    while above != paths.parent(above):
+        if files.exists(paths.join(above, "_delta_log")):
+            raise UsageError(f"{above!r} is the folder of a Delta table; a file in it would confuse its readers.", cure)
+        above = paths.parent(above)
+    _origin(paths.join(target, FILE_NAME))
+    if try_writing:
+        probe = paths.join(target, f".{FILE_NAME}.{secrets.token_hex(6)}.tmp")
+        files.write_atomic(probe, b"")
+        files.delete(probe)
+
+
+def publish(results: str, place: str, table_version: int) -> Published:
+    """Write the view `latest` of a version of the table as plain Parquet.
+
+    Args:
+        results: The results folder.
+        place: The folder or URI in which `latest.parquet` is replaced.
+        table_version: The version to publish.
+
+    Returns:
+        What was written, or that it was there already.
+
+    Raises:
+        UsageError: As `check_place`; or there is no such version.
+        TryLater: If storage does not answer or the disk is full.
+    """
+    began = time.monotonic()
+    check_place(results, place, try_writing=False)
+    uri = paths.join(paths.canonical(place), FILE_NAME)
+    table = open_table(results)
+    identity = str(table.metadata().id)
+    there = _origin(uri)
+    if there is not None:
+        if there.table != identity:
+            raise UsageError(
+                f"{uri!r} was published from another table.", "Choose another folder, or delete that file."
+            )
+        if there.version >= table_version:
+            return Published(uri, there.rows, time.monotonic() - began, skipped=True)
+    with explained_errors(table_uri(results)):
+        table.load_as_version(table_version)
+    _remove_leftovers(uri)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    told = {_RESULTS_KEY: paths.canonical(results), _TABLE_KEY: identity, _VERSION_KEY: str(table_version)}
+    with files.filling(uri) as path:
+        rows = _write(results, table, path, {**told, _TIME_KEY: now})
+    return Published(uri, rows, time.monotonic() - began, skipped=False)
+
+
+def _write(results: str, table: DeltaTable, path: str, told: dict[str, str]) -> int:
+    uris = live_files(table, results)
+    names = _names(uris)
+    with open_files(results, names, MEMORY_LIMIT) as connection:
+        create_rows(connection, table_schema(table), list(names), with_place=True)
+        connection.execute(f"SET threads = {min(THREADS, os.cpu_count() or 1)}; SET preserve_insertion_order = false")
+        condition = _without_older(connection)
+        columns = ", ".join(quoted(name) for name in column_order(table_schema(table)))
+        metadata = ", ".join(f"{key}: {literal(value)}" for key, value in told.items())
+        written = connection.execute(
+            f"COPY (SELECT {columns} FROM rows WHERE {condition}) TO {literal(path)} "
+            f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{metadata}}})"
+        ).fetchone()
+    return int(written[0]) if written else 0
+
+
+def _without_older(connection: duckdb.DuckDBPyConnection) -> str:
+    """The condition that leaves the rows of the view `latest`.
+
+    The view sorts whole rows, which takes minutes and gigabytes for ten million. Here a first look at the three names
+    of an image finds the few that may have several rows (by a hash, which may say so of too many), and only among
+    those is the newest looked for, in the narrow columns that decide it.
+    """
+    identity = "hash(image_uri, frame, model_name)"
+    connection.execute(
+        f"CREATE TEMP TABLE repeated AS SELECT {identity} AS name FROM rows WHERE status = 'scored' "
+        "GROUP BY ALL HAVING count(*) > 1"
+    )
+    found = connection.execute("SELECT count(*) FROM repeated").fetchone()
+    if not found or not found[0]:
+        return "status = 'scored'"
+    connection.execute(
+        f"""CREATE TEMP TABLE older AS SELECT place FROM (
+            SELECT {quoted(ROW_COLUMN)} AS place, row_number() OVER (
+                PARTITION BY image_uri, frame, model_name ORDER BY scored_at DESC, run_id DESC) AS age
+            FROM rows WHERE status = 'scored' AND {identity} IN (SELECT name FROM repeated)) WHERE age > 1"""
+    )
+    return f"status = 'scored' AND {quoted(ROW_COLUMN)} NOT IN (SELECT place FROM older)"
+
+
+def _names(uris: Sequence[str]) -> dict[str, str]:
+    """The files as DuckDB is to call them: by their own paths where it can, which it reads several times as fast."""
+    if all(paths.is_local(uri) and not _PATTERN.search(uri) for uri in uris):
+        return {uri: uri for uri in uris}
+    return named_files(uris)
+
+
+def _origin(uri: str) -> _Origin | None:
+    """What the file there says of itself; None where there is none.
+
+    Raises:
+        UsageError: If it is not one that was published.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with files.open_input(uri) as handle, files.explaining(uri):
+            found = pq.read_metadata(handle)
+        told = found.metadata or {}
+        return _Origin(told[_TABLE_KEY.encode()].decode(), int(told[_VERSION_KEY.encode()]), found.num_rows)
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowInvalid, KeyError, ValueError):
+        raise UsageError(
+            f"{uri!r} is there already, and nightread has not written it.", "Choose another folder, or move that file."
+        ) from None
+
+
+def _remove_leftovers(uri: str) -> None:
+    """Remove what a publication that was killed has left beside the file; only the lease's owner publishes."""
+    if not paths.is_local(uri):
+        return
+    folder, name = os.path.split(uri)
+    for leftover in glob.glob(os.path.join(glob.escape(folder), f".{name}.*.tmp")):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(leftover)
