@@ -15,7 +15,9 @@ from typing import Annotated
 import typer
 
 from jobs.console import Console, standard_output_for_json
+from jobs.places import place_commands
 from pipelines.errors import NightreadError, Stopped, UsageError
+from pipelines.storage.roles import declared
 
 COMMANDS = ("demo", "score", "train", "tune", "evaluate", "models", "runs", "query", "doctor")
 
@@ -57,6 +59,7 @@ def _root(
 for _name in COMMANDS:
     # A command's module imports nothing heavy at its top, so that --help answers at once.
     importlib.import_module(f"jobs.{_name}").register(app)
+place_commands(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name that this locale cannot write is no defect
     with contextlib.ExitStack() as stack:
+        stack.enter_context(declared())
         if json:
             stack.enter_context(standard_output_for_json())
         signals = stack.enter_context(_stop_signals())
