@@ -24,6 +24,8 @@ class Listing:
         repeated: Rows of the manifest that said the same again and were dropped.
         repeated_rows: The first of them, as numbers of the manifest's rows.
         unmatched: Images whose path the expression of `--path-columns` does not match; 0 without one.
+        requests: How many requests to a bucket the listing took; 0 elsewhere.
+        young: Parquet file (`image_uri`) of the images that were left out as too young; None where there are none.
     """
 
     path: Path
@@ -36,3 +38,5 @@ class Listing:
     repeated: int = 0
     repeated_rows: tuple[int, ...] = ()
     unmatched: int = 0
+    requests: int = 0
+    young: Path | None = None

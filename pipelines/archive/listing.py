@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
-from collections import Counter
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,100 +15,144 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.archive.found import Listing as Listing
-from pipelines.archive.globs import glob_expression
+from pipelines.archive.segments import Gatherer, Segments
+from pipelines.archive.sieve import LISTING_SCHEMA as LISTING_SCHEMA
+from pipelines.archive.sieve import ListingFilter as ListingFilter
+from pipelines.archive.sieve import Sieve
+from pipelines.archive.sieve import is_image_name as is_image_name
 from pipelines.storage import listing as storage
 from pipelines.storage import paths
+from pipelines.storage.batches import FileBatch
+from pipelines.storage.bucket_listing import NotInOrder, list_in_turn, list_ranges
+from pipelines.storage.throttle import Throttle
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "bmp", "gif", "tif", "tiff", "webp")
-# What shares are full of: previews, recycle bins, snapshots, forks of other systems, unfinished copies.
-LITTER = (
-    "@eaDir",
-    "#recycle",
-    "$RECYCLE.BIN",
-    "~snapshot",
-    ".snapshot",
-    "System Volume Information",
-    "._*",
-    "*.part",
-    "*.tmp",
-)
-LISTING_SCHEMA = pa.schema([pa.field("image_uri", pa.string()), pa.field("image_version", pa.string())])
-MOST_SUFFIXES = 256
+_YOUNG_SCHEMA = pa.schema([LISTING_SCHEMA.field("image_uri")])
 _ROWS_PER_GROUP = 65_536
-_IMAGE_NAME = rf"(?i)[^/]\.(?:{'|'.join(IMAGE_SUFFIXES)})$"
 
 OnCount = Callable[[int], None]
 
 
-@dataclass(frozen=True)
-class ListingFilter:
-    """Which files are wanted.
-
-    A pattern is matched against the path below the root (`*` crosses folders) and, without a `/` in it, against the
-    name alone; see `glob_expression`. What is included must match one of `include`, if there are any, and none of
-    `exclude`. Litter of shares is left out, unless a part of an include pattern names it (`@eaDir/*`, `*.tmp`);
-    names that begin with a dot always are.
-
-    Attributes:
-        include: Patterns of which one must match.
-        exclude: Patterns of which none may match.
-
-    Raises:
-        UsageError: For a pattern that cannot be one.
-    """
-
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for glob in (*self.include, *self.exclude):
-            glob_expression(glob)
-
-    def keeps(self, inner: pa.StringArray) -> pa.BooleanArray:
-        """Say of paths whether a listing would keep a file of that name.
-
-        Args:
-            inner: Escaped paths below the root, without a slash in front.
-        """
-        return _Sieve("/", self).passes(inner)
-
-
-def is_image_name(name: str) -> bool:
-    """Say whether a file's name has a suffix that is read; its case does not matter."""
-    stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
-    return bool(stem and dot) and suffix.lower() in IMAGE_SUFFIXES
-
-
 def list_archive(
-    root: str, wanted: ListingFilter, out_path: str | os.PathLike[str], on_count: OnCount | None = None
+    root: str,
+    wanted: ListingFilter,
+    out_path: str | os.PathLike[str],
+    on_count: OnCount | None = None,
+    *,
+    min_age_seconds: float = 0,
+    throttle: Throttle | None = None,
+    kept_in: str | None = None,
 ) -> Listing:
     """List all images of a folder or bucket into a local Parquet file, in flat memory.
 
     What is left out is counted by reason, whole local folders once each: suffix, hidden, share_litter, excluded,
-    not_included, folder_marker, special, link_outside, link_broken, link_inside. Suffixes are in lower case without
-    dot, "" for none.
+    not_included, too_young, folder_marker, special, link_outside, link_broken, link_inside. Suffixes are in lower
+    case without dot, "" for none. A bucket is listed by several streams at once; its images come in the order of
+    their keys.
 
     Args:
         root: The archive: a folder or a URI.
         wanted: Which files.
         out_path: Where the file is written; one that is there is replaced.
         on_count: Called now and then with the number of images found so far.
+        min_age_seconds: Images that were written less than this long ago may still be copied and are left out; those
+            dated further in the future are not.
+        throttle: Announces each request to a bucket.
+        kept_in: A folder or URI of this listing's own, where what was listed of a bucket outlives a kill for 12 hours:
+            the same call goes on from there. The caller deletes it, once the listing is no longer needed.
 
     Raises:
         UsageError: The root does not exist or may not be listed.
         TryLater: Storage does not answer.
     """
-    sieve = _Sieve(root, wanted)
-    found = 0
-    with listing_writer(out_path, LISTING_SCHEMA) as write:
-        for batch in storage.list_files(root, sieve.on_error, sieve.enter):
-            kept = sieve.kept(batch)
-            if kept.num_rows:
-                write(kept)
-                found += kept.num_rows
-            if on_count:
-                on_count(found)
-    return Listing(Path(out_path), found, dict(sieve.left_out), dict(sieve.suffixes), tuple(sieve.unlistable))
+    throttle = throttle or Throttle()
+    asked_before = throttle.requests
+    out = _Out(Path(out_path))
+    tell = on_count or (lambda _found: None)
+
+    def new_sieve() -> Sieve:
+        return Sieve(root, wanted, min_age_seconds)
+
+    with out.writing():
+        if paths.is_bucket(root):
+            purpose = json.dumps([storage.root_uri(root), wanted.include, wanted.exclude, min_age_seconds])
+            with tempfile.TemporaryDirectory(prefix="segments-", dir=out.path.parent) as folder:
+                found = _list_bucket(root, Segments(Path(folder), purpose, kept_in), new_sieve, out, tell, throttle)
+        else:
+            found = _list_in_turn(
+                storage.list_files(root, (sieve := new_sieve()).on_error, sieve.enter), sieve, out, tell
+            )
+    return dataclasses.replace(found, young=out.young, requests=throttle.requests - asked_before)
+
+
+def _list_in_turn(batches: Iterator[FileBatch], sieve: Sieve, out: _Out, tell: OnCount) -> Listing:
+    for batch in batches:
+        out.write(sieve.kept(batch))
+        tell(out.found)
+    return Listing(out.path, out.found, dict(sieve.left_out), dict(sieve.suffixes), tuple(sieve.unlistable))
+
+
+def _list_bucket(
+    root: str, segments: Segments, new_sieve: Callable[[], Sieve], out: _Out, tell: OnCount, throttle: Throttle
+) -> Listing:
+    place = paths.canonical(root)
+    segments.load()
+    gatherer = Gatherer(segments, new_sieve)
+    try:
+        for stretch in list_ranges(place, segments.gaps(), throttle):
+            gatherer.add(stretch)
+            tell(segments.found)
+    except NotInOrder:
+        segments.forget()
+        return _list_in_turn(list_in_turn(place, throttle), new_sieve(), out, tell)
+    except BaseException:
+        if segments.are_kept:
+            gatherer.finish()
+        raise
+    gatherer.finish()
+    assert not segments.gaps(), "a part of the bucket was not listed"
+    for rows in segments.rows():
+        out.write(rows)
+    tell(out.found)
+    return Listing(out.path, out.found, dict(segments.left_out()), dict(segments.suffixes()))
+
+
+class _Out:
+    """The file of a listing, and beside it one of what is too young, if anything is.
+
+    Attributes:
+        path: The listing's file.
+        young: The other one: `image_uri`; None while there is none.
+        found: Rows of the listing so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.young: Path | None = None
+        self.found = 0
+        self._stack = ExitStack()
+        self._write: Callable[[pa.RecordBatch], None] | None = None
+        self._write_young: Callable[[pa.RecordBatch], None] | None = None
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep the files open."""
+        with self._stack:
+            self._write = self._stack.enter_context(listing_writer(self.path, LISTING_SCHEMA))
+            yield
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Take rows as `SIFTED_SCHEMA` has them."""
+        assert self._write is not None
+        young = rows.column("young")
+        if young.true_count:
+            if self._write_young is None:
+                self.young = self.path.with_name(f"{self.path.stem}.young.parquet")
+                self._write_young = self._stack.enter_context(listing_writer(self.young, _YOUNG_SCHEMA))
+            self._write_young(rows.filter(young).select(_YOUNG_SCHEMA.names))
+            rows = rows.filter(pc.invert(young))
+        if rows.num_rows:
+            self._write(rows.select(LISTING_SCHEMA.names))
+            self.found += rows.num_rows
 
 
 @contextmanager
@@ -137,125 +182,3 @@ def listing_writer(
 
         yield write
         flush()
-
-
-class _Sieve:
-    """Decides which files of a listing stay, and counts the others by the first reason that holds."""
-
-    def __init__(self, root: str, wanted: ListingFilter) -> None:
-        base = storage.root_uri(root)
-        self._cut = len(base if base.endswith("/") else base + "/")
-        self._is_bucket = paths.is_bucket(base)
-        self._include = [glob_expression(glob) for glob in wanted.include]
-        self._exclude = [glob_expression(glob) for glob in wanted.exclude]
-        named = {part for glob in wanted.include for part in glob.split("/")}
-        lifted = [litter for litter in LITTER if any(_names(part, litter) for part in named)]
-        self._litter = _any_part([litter for litter in LITTER if litter not in lifted])
-        self._lifted = _any_part(lifted) if lifted else None
-        self.left_out: Counter[str] = Counter()
-        self.suffixes: Counter[str] = Counter()
-        self.unlistable: list[str] = []
-
-    def on_error(self, uri: str, reason: str) -> None:
-        """Take note of something that is no file, or of a folder that cannot be listed."""
-        if reason in storage.UNLISTABLE:
-            self.unlistable.append(uri)
-        else:
-            self.left_out[reason] += 1
-
-    def enter(self, _uri: str, name: str) -> bool:
-        """Say whether a folder is walked; one that is not counts once."""
-        path = pa.array([name])
-        for reason, rejected in (("share_litter", self._is_litter(path)), ("hidden", self._is_hidden(path))):
-            if rejected[0].as_py():
-                self.left_out[reason] += 1
-                return False
-        return True
-
-    def passes(self, inner: pa.StringArray) -> pa.BooleanArray:
-        """Say which paths would stay in a listing; nothing is counted."""
-        passing = pc.match_substring_regex(inner, _IMAGE_NAME)
-        for rejected in (self._is_litter(inner), self._is_hidden(inner)):
-            passing = pc.and_not(passing, rejected)
-        if self._include:
-            passing = pc.and_(passing, _matches_any(inner, self._include))
-        if self._exclude:
-            passing = pc.and_not(passing, _matches_any(inner, self._exclude))
-        return passing
-
-    def kept(self, batch: storage.FileBatch) -> pa.RecordBatch:
-        """Return the rows that stay, as `LISTING_SCHEMA` has them."""
-        inner = pc.utf8_slice_codeunits(batch.uris, self._cut)
-        rows = pa.RecordBatch.from_arrays(
-            [batch.uris, batch.versions, inner, batch.sizes], names=["image_uri", "image_version", "inner", "size"]
-        )
-        rows = self._reject(rows, "share_litter", self._is_litter)
-        rows = self._reject(rows, "hidden", self._is_hidden)
-        rows = self._reject_suffixes(rows)
-        if self._include:
-            rows = self._reject(rows, "not_included", lambda inner: pc.invert(_matches_any(inner, self._include)))
-        if self._exclude:
-            rows = self._reject(rows, "excluded", lambda inner: _matches_any(inner, self._exclude))
-        return rows.select(["image_uri", "image_version"])
-
-    def _reject(
-        self, rows: pa.RecordBatch, reason: str, is_rejected: Callable[[pa.StringArray], pa.BooleanArray]
-    ) -> pa.RecordBatch:
-        rejected = is_rejected(rows.column("inner"))
-        count = rejected.true_count
-        if not count:
-            return rows
-        self.left_out[reason] += count
-        return rows.filter(pc.invert(rejected))
-
-    def _reject_suffixes(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        is_image = pc.match_substring_regex(rows.column("inner"), _IMAGE_NAME)
-        if is_image.true_count == rows.num_rows:
-            return rows
-        others = rows.filter(pc.invert(is_image))
-        found = pc.extract_regex(pc.utf8_lower(others.column("inner")), r"[^/]\.(?P<suffix>[a-z0-9_-]{1,12})$")
-        suffixes = pc.fill_null(pc.struct_field(found, "suffix"), "")
-        if self._is_bucket:
-            # `a/b/` without bytes stands for an empty folder.
-            marker = pc.and_(pc.equal(others.column("size"), 0), pc.equal(suffixes, ""))
-            self._count("folder_marker", marker.true_count)
-            suffixes = suffixes.filter(pc.invert(marker))
-        self._count("suffix", len(suffixes))
-        for item in pc.value_counts(suffixes).to_pylist():
-            # Names such as 1.2.840.113619 have no end of suffixes.
-            known = item["values"] in self.suffixes or len(self.suffixes) < MOST_SUFFIXES
-            self.suffixes[item["values"] if known else "other"] += item["counts"]
-        return rows.filter(is_image)
-
-    def _count(self, reason: str, count: int) -> None:
-        if count:
-            self.left_out[reason] += count
-
-    def _is_litter(self, inner: pa.StringArray) -> pa.BooleanArray:
-        return pc.match_substring_regex(inner, self._litter)
-
-    def _is_hidden(self, inner: pa.StringArray) -> pa.BooleanArray:
-        if self._lifted:
-            inner = pc.replace_substring_regex(inner, self._lifted, "/")
-        return pc.or_(pc.starts_with(inner, "."), pc.match_substring(inner, "/."))
-
-
-def _any_part(globs: list[str]) -> str:
-    """Return an expression for a path of which one part, folder or name, matches one of these patterns."""
-    parts = "|".join(glob.replace(".", r"\.").replace("$", r"\$").replace("*", "[^/]*") for glob in globs)
-    return f"(?:^|/)(?:{parts})(?:/|$)" if parts else "$^x"
-
-
-def _names(part: str, litter: str) -> bool:
-    """Say whether a part of an include pattern speaks of this litter, rather than of files in general."""
-    if "*" not in litter:
-        return part == litter
-    before, after = litter.split("*")
-    return len(part) > len(before + after) - 1 and part.startswith(before) and part.endswith(after)
-
-
-def _matches_any(inner: pa.StringArray, expressions: list[str]) -> pa.BooleanArray:
-    matched = pc.match_substring_regex(inner, expressions[0])
-    for expression in expressions[1:]:
-        matched = pc.or_(matched, pc.match_substring_regex(inner, expression))
-    return matched

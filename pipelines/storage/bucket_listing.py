@@ -1,159 +1,271 @@
-"""All keys of a bucket below a prefix, with their versions, by obstore: 30 times as fast as the usual clients.
+"""All keys of a bucket below a prefix, by several streams at once.
 
-obstore's paths cannot express some keys that S3 allows: with control characters, empty segments (`a//b`), `.` or `..`.
-It fails at the page that holds one. That page, and as many as it takes to get to a key that it can go on from, is
-then listed by a plain client.
+The keys are one line, which is cut into ranges, one for each stream. A stream that has nothing left to do takes the
+upper half of what another has before it; how keys are named and whether there are folders does not matter. A cut is
+made in the space of names, without knowing whether a key is there: if none is, one request was spent to find out.
 """
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+import queue
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipelines.storage import faults, paths
-from pipelines.storage.faults import Fault
-from pipelines.storage.reading import object_version
-from pipelines.storage.settings import S3Settings, open_store
+from pipelines.storage import paths
+from pipelines.storage.batches import FILES_SCHEMA, FileBatch
+from pipelines.storage.bucket_pages import NotInOrder as NotInOrder
+from pipelines.storage.bucket_pages import Page, Pages, Taken, take
+from pipelines.storage.key_ranges import EVERYTHING, KeyRange, cut, expected_rest, in_common
+from pipelines.storage.throttle import Throttle
 
-PAGE = 1000
-_NOT_EXPRESSIBLE = re.compile(r"[\x00-\x1f\x7f]|//|(?:^|/)\.{1,2}(?:/|$)|^/|/$")
+# Measured at 30 ms a page on 2 cores: 4 streams list 100,000 keys/s, 8 list 170,000, 16 what the cores allow.
+STREAMS = 8
+# A request takes about this long: more streams than this gives would only wait for each other's turn.
+_REQUEST_SECONDS = 0.1
+# What is left of a range when another stream's help is worth a request.
+_PAGES_WORTH_A_CUT = 4.0
+_WAITING_PAGES = 32
 
-Columns = tuple[pa.StringArray, pa.StringArray, pa.Int64Array]
 
-
-@dataclass
-class _Position:
-    """How far the listing has come.
+@dataclass(frozen=True)
+class Stretch:
+    """All files of some range of keys.
 
     Attributes:
-        last: The last key with bytes that was handed out; the next request starts after it. Keys without bytes will
-            not do: they may be markers of folders, which come without their slash, so that their place is unknown.
-        empty_since: The keys without bytes handed out after it, which the next request meets again.
+        keys: The range. All stretches of a listing together are what was asked for; none overlaps another.
+        files: In the bucket's order; those of markers of folders (`a/b/`, no bytes) are among them, their slash may
+            be missing.
     """
 
-    last: str | None = None
-    empty_since: set[str] = field(default_factory=set)
-
-    def move_past(self, rows: pa.RecordBatch) -> None:
-        """Take note that these rows of obstore's were handed out."""
-        keys, sizes = rows.column("path"), rows.column("size")
-        end = int(rows.num_rows)
-        while end and not sizes[end - 1].as_py():
-            end -= 1
-        if end:
-            self.last = keys[end - 1].as_py()
-            self.empty_since = set()
-        self.empty_since.update(keys.slice(end).to_pylist())
-
-    def without_known(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Drop what was handed out before."""
-        if not self.empty_since:
-            return rows
-        empty = pc.equal(rows.column("size"), 0)
-        known = pc.is_in(rows.column("path"), pa.array(sorted(self.empty_since), pa.string()))
-        return rows.filter(pc.invert(pc.and_(empty, known)))
+    keys: KeyRange
+    files: FileBatch
 
 
-def list_bucket(bucket: str, prefix: str, settings: S3Settings, batch_files: int) -> Iterator[Columns]:
-    """List the keys below a prefix in the bucket's order.
+def list_ranges(place: str, ranges: Sequence[KeyRange], throttle: Throttle) -> Iterator[Stretch]:
+    """List ranges of a bucket's keys.
 
     Args:
-        bucket: The bucket.
-        prefix: A folder: `a/b` lists `a/b/c` and not `a/bc`; empty for the whole bucket.
-        settings: How to reach it.
-        batch_files: Keys in a batch at most.
+        place: `s3://bucket/prefix`, canonical: `a/b` lists `a/b/c` and not `a/bc`.
+        ranges: Which; apart from each other.
+        throttle: Announces each request; a low rate has fewer streams.
 
     Yields:
-        (URIs, versions, sizes); markers of folders (`a/b/`, no bytes) are among them, their slash may be missing.
+        Stretches as they come: those of one stream in order, streams mixed.
 
     Raises:
+        NotInOrder: The store does not list in order or not from a given key on: what was yielded is worth nothing.
         UsageError: The bucket does not exist or may not be listed.
         TryLater: The store fails again and again, after retries.
     """
-    position = _Position()
-    moved, stalls = time.monotonic(), 0
-    chunk = batch_files
-    while True:
-        before = position.last
+    streams = STREAMS
+    if throttle.per_second is not None:
+        streams = min(streams, 1 + int(throttle.per_second * _REQUEST_SECONDS))
+    work = _Work(place, ranges)
+    found: queue.Queue[Stretch | None] = queue.Queue(_WAITING_PAGES)
+    threads = [threading.Thread(target=_stream, args=(place, work, throttle, found)) for _ in range(streams)]
+    for thread in threads:
+        thread.start()
+    try:
+        at_work = streams
+        while at_work:
+            stretch = found.get()
+            if stretch is None:
+                at_work -= 1
+            else:
+                yield stretch
+        if work.error is not None:
+            raise work.error
+    finally:
+        work.stop()
+        _drain(found, threads)
+
+
+def list_in_turn(place: str, throttle: Throttle) -> Iterator[FileBatch]:
+    """List everything of a store that keeps no order, by one stream and a plain client: slow, but sure.
+
+    Raises:
+        UsageError, TryLater: As `list_ranges` does.
+    """
+    return Pages(place, "", throttle, lambda: None).all_plainly()
+
+
+def list_all(place: str, throttle: Throttle) -> Iterator[FileBatch]:
+    """List everything once, in no particular order; kept on disk until it is certain that the store keeps an order.
+
+    Raises:
+        UsageError, TryLater: As `list_ranges` does.
+    """
+    with tempfile.TemporaryFile() as spool:
         try:
-            yield from _quick(bucket, prefix, settings, chunk, position)
+            with pa.ipc.new_stream(spool, FILES_SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")) as out:
+                for stretch in list_ranges(place, [EVERYTHING], throttle):
+                    out.write_batch(stretch.files.rows())
+        except NotInOrder:
+            yield from list_in_turn(place, throttle)
             return
-        except Exception as error:
-            fault = faults.fault_of(error)
-            if fault is Fault.BAD_KEY:
-                if (yield from _plain(bucket, prefix, settings, position)):
-                    return
-                continue
-            if position.last != before:
-                moved, stalls = time.monotonic(), 0
-            stalls += 1
-            if fault is not Fault.PASSING or stalls == faults.TRIES or time.monotonic() - moved > faults.TRY_SECONDS:
-                raise faults.translated(error, f"s3://{bucket}/{prefix}".rstrip("/")) from None
-            # From now on page by page, so that each good one is a step forward.
-            chunk = min(chunk, PAGE)
+        spool.seek(0)
+        with pa.ipc.open_stream(spool) as rows:
+            for batch in rows:
+                yield FileBatch(*batch.columns)
 
 
-def _quick(bucket: str, prefix: str, settings: S3Settings, batch_files: int, position: _Position) -> Iterator[Columns]:
-    store = open_store(bucket, settings)
-    stream = store.list(prefix or None, offset=position.last, chunk_size=batch_files, return_arrow=True)
-    for chunk in stream:
-        rows = position.without_known(pa.record_batch(chunk))
-        yield _columns(bucket, prefix, rows)
-        position.move_past(rows)
+def _drain(found: queue.Queue[Stretch | None], threads: list[threading.Thread]) -> None:
+    """Make room until every thread has seen that it is to end."""
+    for thread in threads:
+        while thread.is_alive():
+            try:
+                found.get(timeout=0.05)
+            except queue.Empty:
+                thread.join(0.05)
 
 
-def _columns(bucket: str, prefix: str, rows: pa.RecordBatch) -> Columns:
-    if prefix:
-        # The folder's own marker.
-        rows = rows.filter(pc.starts_with(rows.column("path"), prefix + "/"))
-    keys, sizes = rows.column("path"), rows.column("size").cast(pa.int64())
-    if pc.any(pc.match_substring(keys, "\\")).as_py():
-        keys = pc.replace_substring(keys, "\\", "\\\\")
-    tags = rows.column("e_tag")
-    versions = pc.utf8_trim(tags, '"')
-    if tags.null_count:
-        times = pc.multiply(rows.column("last_modified").cast(pa.timestamp("us", "UTC")).cast(pa.int64()), 1000)
-        made = pc.binary_join_element_wise(sizes.cast(pa.string()), times.cast(pa.string()), "-")
-        versions = pc.coalesce(versions, made)
-    return pc.binary_join_element_wise(f"s3://{bucket}", keys, "/"), versions, sizes
+class _Stopped(Exception):
+    """Nobody wants the rest."""
 
 
-def _plain(bucket: str, prefix: str, settings: S3Settings, position: _Position) -> Generator[Columns, None, bool]:
-    """List page by page until obstore can go on; the generator's value is True when nothing is left."""
-    client = settings.botocore_client()
-    while True:
-        query: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
-        if position.last:
-            query["StartAfter"] = position.last
-        try:
-            page = faults.with_retries(partial(client.list_objects_v2, **query))
-        except Exception as error:
-            raise faults.translated(error, f"s3://{bucket}/{prefix}".rstrip("/")) from None
-        found = page.get("Contents", [])
-        if found:
-            known = position.empty_since
-            fresh = [item for item in found if item["Size"] or item["Key"].rstrip("/") not in known]
-            yield _plain_columns(bucket, prefix, fresh)
-            position.last, position.empty_since = found[-1]["Key"], set()
-        if not page.get("IsTruncated"):
-            return True
-        if position.last and not _NOT_EXPRESSIBLE.search(position.last):
-            return False
+@dataclass
+class _Open:
+    """A range that a stream is at.
+
+    Attributes:
+        last: Everything up to here is listed.
+        until: The range's end; another stream may take away what is above.
+        pages: How many were listed.
+        first: The first key of the 1st, 2nd, 4th, 8th … of them, the latest: what is left is guessed from those on.
+        before: How many pages came before that one.
+        steady: How many characters the latest page's keys have in common.
+        cap: The range began behind keys that have this many in common: cuts further out come first.
+    """
+
+    last: str
+    until: str | None
+    pages: int = 0
+    first: str = ""
+    before: int = 0
+    steady: int = 0
+    cap: int | None = None
+
+    def expected_rest(self) -> float:
+        if not self.pages:
+            return 0.0
+        return expected_rest(self.first, self.last, self.until, self.pages - self.before)
 
 
-def _plain_columns(bucket: str, prefix: str, found: list[dict[str, Any]]) -> Columns:
-    inside = [item for item in found if item["Key"] != f"{prefix}/"]
-    return (
-        pa.array([f"s3://{bucket}/{paths.escape_name(item['Key'])}" for item in inside], pa.string()),
-        pa.array(
-            [object_version(item.get("ETag"), item["Size"], item["LastModified"]) for item in inside], pa.string()
-        ),
-        pa.array([item["Size"] for item in inside], pa.int64()),
-    )
+class _Work:
+    """What there is to do, shared by the streams.
+
+    Attributes:
+        error: What ended the listing.
+    """
+
+    def __init__(self, place: str, ranges: Sequence[KeyRange]) -> None:
+        _, prefix = paths.split_bucket(place)
+        # No key below `a/b` begins with `a/b0`, the next name after `a/b/`.
+        self._ceiling = prefix + chr(ord("/") + 1) if prefix else None
+        self._waiting = list(reversed(ranges))
+        self._open: list[_Open] = []
+        self._changed = threading.Condition()
+        self._idle = 0
+        self._stopped = False
+        self.error: BaseException | None = None
+
+    def stop(self, error: BaseException | None = None) -> None:
+        """Send everybody home; the first error is kept."""
+        with self._changed:
+            self._stopped = True
+            self.error = self.error or error
+            self._changed.notify_all()
+
+    def go_on(self) -> None:
+        """Raise if there is no need to."""
+        if self._stopped:
+            raise _Stopped
+
+    def next_range(self) -> _Open | None:
+        """Return a range of one's own as soon as there is one; None when all is done."""
+        with self._changed:
+            while not self._stopped:
+                mine = self._one_that_waits() or self._half_of_another()
+                if mine is not None:
+                    self._open.append(mine)
+                    return mine
+                if not self._open:
+                    self._changed.notify_all()
+                    return None
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1
+            return None
+
+    def moved(self, mine: _Open, page: Page) -> Taken | None:
+        """Take of a page what belongs to a range, which may have become smaller meanwhile; see `take`."""
+        with self._changed:
+            taken = take(page, mine.until)
+            if taken is None:
+                return None
+            if taken.done:
+                self._open.remove(mine)
+            else:
+                keys = taken.rows.column("path")
+                first, last = keys[0].as_py(), taken.last or ""
+                mine.pages += 1
+                if not mine.pages & mine.pages - 1:
+                    mine.first, mine.before = first, mine.pages - 1
+                mine.steady = in_common(first, last)
+                mine.last = last
+            if self._idle:
+                self._changed.notify_all()
+            return taken
+
+    def _one_that_waits(self) -> _Open | None:
+        if not self._waiting:
+            return None
+        keys = self._waiting.pop()
+        return _Open(keys.after, keys.until)
+
+    def _half_of_another(self) -> _Open | None:
+        for largest in sorted(self._open, key=_Open.expected_rest, reverse=True):
+            if largest.expected_rest() < _PAGES_WORTH_A_CUT:
+                return None
+            end = self._ceiling if largest.until is None else largest.until
+            steady = largest.steady if largest.cap is None else min(largest.steady, largest.cap)
+            where = cut(largest.last, end, steady)
+            if where is not None:
+                taken = _Open(where.key, largest.until, cap=where.depth)
+                largest.until = where.key
+                return taken
+        return None
+
+
+def _stream(place: str, work: _Work, throttle: Throttle, found: queue.Queue[Stretch | None]) -> None:
+    """List one range after the other until none is left."""
+    try:
+        while (mine := work.next_range()) is not None:
+            for stretch in _listed(place, mine, work, throttle):
+                found.put(stretch)
+    except _Stopped:
+        pass
+    except BaseException as error:
+        work.stop(error)
+    finally:
+        found.put(None)
+
+
+def _listed(place: str, mine: _Open, work: _Work, throttle: Throttle) -> Iterator[Stretch]:
+    pages = Pages(place, mine.last, throttle, work.go_on)
+    done = False
+    while not done:
+        after = mine.last
+        page = pages.ask()
+        taken = work.moved(mine, page)
+        if taken is None:
+            page = pages.ask_plainly()
+            taken = work.moved(mine, page)
+            assert taken is not None, "an exact page leaves no doubt"
+        pages.took(page, taken)
+        done = taken.done
+        yield Stretch(KeyRange(after, taken.last), pages.batch(taken.rows))

@@ -1,15 +1,15 @@
 """Every file below a root, as a stream of Arrow batches: local folders, S3 buckets, other fsspec places.
 
 Locally a folder's files and sub-folders come in the order of their names, unless it has more than 65,536 entries:
-those come as the file system gives them, so that memory stays flat. Keys of a bucket come in the order of the bucket.
+those come as the file system gives them, so that memory stays flat. Keys of a bucket come in no particular order.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -17,10 +17,13 @@ import pyarrow.compute as pc
 
 from pipelines.errors import UsageError
 from pipelines.storage import faults, paths
-from pipelines.storage.bucket_listing import list_bucket
+from pipelines.storage.batches import MODIFIED
+from pipelines.storage.batches import FileBatch as FileBatch
+from pipelines.storage.bucket_listing import list_all
 from pipelines.storage.faults import Fault
-from pipelines.storage.reading import other_version
+from pipelines.storage.reading import changed_at, other_version
 from pipelines.storage.settings import fsspec_filesystem, open_store, settings_of
+from pipelines.storage.throttle import Throttle
 
 BATCH_FILES = 8192
 SORTED_ENTRIES = 65_536
@@ -36,21 +39,6 @@ UNLISTABLE = frozenset((PERMISSION, STORAGE))
 
 OnError = Callable[[str, str], None]
 EnterFolder = Callable[[str, str], bool]
-
-
-@dataclass(frozen=True)
-class FileBatch:
-    """Some files, 8,192 at most.
-
-    Attributes:
-        uris: string; canonical and escaped image URIs.
-        versions: string; see `reading`.
-        sizes: int64; bytes.
-    """
-
-    uris: pa.StringArray
-    versions: pa.StringArray
-    sizes: pa.Int64Array
 
 
 def root_uri(root: str) -> str:
@@ -92,7 +80,9 @@ def _look_at(place: str) -> None:
         raise FileNotFoundError(place)
 
 
-def list_files(root: str, on_error: OnError, enter: EnterFolder | None = None) -> Iterator[FileBatch]:
+def list_files(
+    root: str, on_error: OnError, enter: EnterFolder | None = None, throttle: Throttle | None = None
+) -> Iterator[FileBatch]:
     """List all files below a root, folder by folder.
 
     Args:
@@ -103,6 +93,7 @@ def list_files(root: str, on_error: OnError, enter: EnterFolder | None = None) -
             listed where they lie.
         enter: Called with (escaped URI, name) of each local sub-folder; False leaves it out with all in it. Buckets
             have no folders to leave out.
+        throttle: Announces each request to a bucket.
 
     Yields:
         Batches in listing order. Links to files under the root's real path are followed.
@@ -111,13 +102,12 @@ def list_files(root: str, on_error: OnError, enter: EnterFolder | None = None) -
         UsageError: The root does not exist or may not be listed.
         TryLater: Storage does not answer.
     """
-    check_root(root)
     place = paths.canonical(root)
     if paths.is_bucket(place):
-        bucket, prefix = paths.split_bucket(place)
-        for uris, versions, sizes in list_bucket(bucket, prefix, settings_of(place), BATCH_FILES):
-            yield FileBatch(uris, versions, sizes)
-    elif paths.is_local(place):
+        yield from list_all(place, throttle or Throttle())
+        return
+    check_root(root)
+    if paths.is_local(place):
         yield from _Walk(place, on_error, enter).batches()
     else:
         yield from _list_other(place, on_error)
@@ -225,7 +215,8 @@ class _Walk:
     def _flush(self) -> FileBatch:
         sizes, times = pa.array(self._sizes, pa.int64()), pa.array(self._times, pa.int64())
         versions = pc.binary_join_element_wise(sizes.cast(pa.string()), times.cast(pa.string()), "-")
-        batch = FileBatch(_escaped_array(self._uris), versions, sizes)
+        modified = pc.divide(times, 1000).cast(MODIFIED)
+        batch = FileBatch(_escaped_array(self._uris), versions, sizes, modified)
         self._uris.clear()
         self._sizes.clear()
         self._times.clear()
@@ -268,16 +259,44 @@ def _list_other(place: str, on_error: OnError) -> Iterator[FileBatch]:
     def failed(error: OSError) -> None:
         on_error(paths.escape_name(place), PERMISSION if faults.fault_of(error) is Fault.DENIED else STORAGE)
 
-    uris: list[str] = []
-    versions: list[str] = []
-    sizes: list[int] = []
-    for _, _, found in file_system.walk(place, detail=True, on_error=failed):
-        for info in found.values():
-            uris.append(f"{kind}://{str(info['name']).split('://', 1)[-1].lstrip('/')}")
-            versions.append(other_version(info))
-            sizes.append(int(info["size"] or 0))
-            if len(uris) == BATCH_FILES:
-                yield FileBatch(_escaped_array(uris), pa.array(versions, pa.string()), pa.array(sizes, pa.int64()))
-                uris, versions, sizes = [], [], []
-    if uris:
-        yield FileBatch(_escaped_array(uris), pa.array(versions, pa.string()), pa.array(sizes, pa.int64()))
+    found = _Found()
+    for _, _, inside in file_system.walk(place, detail=True, on_error=failed):
+        for info in inside.values():
+            found.add(f"{kind}://{str(info['name']).split('://', 1)[-1].lstrip('/')}", info)
+            if len(found.uris) == BATCH_FILES:
+                yield found.batch()
+                found = _Found()
+    if found.uris:
+        yield found.batch()
+
+
+class _Found:
+    """Some files of another fsspec scheme."""
+
+    def __init__(self) -> None:
+        self.uris: list[str] = []
+        self._versions: list[str] = []
+        self._sizes: list[int] = []
+        self._times: list[datetime | None] = []
+
+    def add(self, uri: str, info: Mapping[str, Any]) -> None:
+        self.uris.append(uri)
+        self._versions.append(other_version(info))
+        self._sizes.append(int(info["size"] or 0))
+        self._times.append(_moment(info))
+
+    def batch(self) -> FileBatch:
+        return FileBatch(
+            _escaped_array(self.uris),
+            pa.array(self._versions, pa.string()),
+            pa.array(self._sizes, pa.int64()),
+            pa.array(self._times, MODIFIED),
+        )
+
+
+def _moment(info: Mapping[str, Any]) -> datetime | None:
+    changed = changed_at(info)
+    if isinstance(changed, datetime):
+        # A time without a zone is in UTC, as those of fsspec's own file systems are.
+        return changed if changed.tzinfo else changed.replace(tzinfo=UTC)
+    return datetime.fromtimestamp(changed, UTC) if isinstance(changed, int | float) else None

@@ -54,12 +54,17 @@ def object_version(e_tag: str | None, size: int, modified: datetime) -> str:
 def other_version(info: Mapping[str, Any]) -> str:
     """Return the version of a file of another fsspec scheme, from its details."""
     tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
-    changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("created")
     if tag:
         return str(tag).strip('"')
+    changed = changed_at(info)
     # Some file systems give a time as a date in one answer and as a number in another.
     moment = changed.timestamp() if isinstance(changed, datetime) else changed
     return f"{info.get('size')}-{moment}"
+
+
+def changed_at(info: Mapping[str, Any]) -> Any:
+    """Return when a file of another fsspec scheme was last written: a date, a number of seconds, or None."""
+    return info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("created")
 
 
 class ImageReader:

@@ -1,14 +1,16 @@
 """A stand-in for S3 that answers ListObjectsV2 fast, in pages of 1,000, so that a client's own speed can be measured.
 
-It lists `--keys` keys `folder000000/image0000.jpg` … in order, understands prefix, start-after and
-continuation tokens, and knows nothing else. Run as a process of its own: `python s3_stand_in.py --keys 1000000`
-prints its address.
+It lists `--keys` keys `folder000000/image0000.jpg` … in order, understands start-after and continuation tokens, tells
+at `/count` how many pages it was asked for, and knows nothing else. Run as a process of its own:
+`python s3_stand_in.py --keys 1000000` prints its address.
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
 import contextlib
+import itertools
 import re
 import socketserver
 import subprocess
@@ -26,6 +28,8 @@ _ENTRY = (
 )
 _BODY = np.frombuffer("".join(_ENTRY.format(i=i, size=180_000 + i) for i in range(PAGE)).encode(), np.uint8)
 _PLACES = np.array([match.start() for match in re.finditer(b"@PAGE@", _BODY.tobytes())])
+# All entries are equally long.
+_ENTRY_BYTES = len(_BODY) // PAGE
 
 
 def key_of(number: int) -> str:
@@ -38,8 +42,15 @@ def tag_of(number: int) -> str:
     return f"{number // PAGE:06d}{number % PAGE:026x}"
 
 
-def _rendered(page: int) -> bytes:
-    """The entries of a page: only the page's number differs from one to the next."""
+def _entries(first: int, end: int) -> bytes:
+    """The entries of a page's keys, from one place to another."""
+    page, cut = divmod(first, PAGE)
+    both = _folder(page) + (_folder(page + 1) if end > (page + 1) * PAGE else b"")
+    return both[cut * _ENTRY_BYTES : (cut + end - first) * _ENTRY_BYTES]
+
+
+def _folder(page: int) -> bytes:
+    """The entries of a folder: only its number differs from one to the next."""
     body = _BODY.copy()
     for place, digit in enumerate(b"%06d" % page):
         body[_PLACES + place] = digit
@@ -47,30 +58,38 @@ def _rendered(page: int) -> bytes:
 
 
 class _Handler(socketserver.StreamRequestHandler):
-    pages: int
+    keys: int
     delay_seconds: float
+    asked = itertools.count()
 
     def handle(self) -> None:
         while line := self.rfile.readline():
             while self.rfile.readline() not in (b"\r\n", b""):
                 pass
+            address = urlsplit(line.split()[1].decode())
+            if address.path == "/count":
+                self._send(b"%d" % next(self.asked))
+                return
+            next(self.asked)
             time.sleep(self.delay_seconds)
-            self.connection.sendall(self._answer(line.split()[1].decode()))
+            self._send(self._page({name: values[0] for name, values in parse_qs(address.query).items()}))
 
-    def _answer(self, path: str) -> bytes:
-        query = {name: values[0] for name, values in parse_qs(urlsplit(path).query).items()}
-        page = int(query.get("continuation-token", "0"))
+    def _page(self, query: dict[str, str]) -> bytes:
+        first = int(query.get("continuation-token", "0"))
         if "start-after" in query and "continuation-token" not in query:
-            # Only whole pages are known: start at the page after the key's own.
-            page = int(query["start-after"][6:12]) + 1
-        more = page + 1 < self.pages
+            first = bisect.bisect_right(range(self.keys), query["start-after"], key=key_of)
+        end = min(first + PAGE, self.keys)
         head = (
             '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><Name>bench</Name><Prefix></Prefix>'
-            f"<KeyCount>{PAGE}</KeyCount><MaxKeys>{PAGE}</MaxKeys><IsTruncated>{str(more).lower()}</IsTruncated>"
-            + (f"<NextContinuationToken>{page + 1}</NextContinuationToken>" if more else "")
+            f"<KeyCount>{end - first}</KeyCount><MaxKeys>{PAGE}</MaxKeys>"
+            f"<IsTruncated>{str(end < self.keys).lower()}</IsTruncated>"
+            + (f"<NextContinuationToken>{end}</NextContinuationToken>" if end < self.keys else "")
         ).encode()
-        body = head + (_rendered(page) if page < self.pages else b"") + b"</ListBucketResult>"
-        return b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        return head + (_entries(first, end) if first < end else b"") + b"</ListBucketResult>"
+
+    def _send(self, body: bytes) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n" % len(body)
+        self.connection.sendall(head + body)
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -95,7 +114,7 @@ def main() -> None:
     arguments.add_argument("--keys", type=int, default=1_000_000)
     arguments.add_argument("--delay-ms", type=float, default=0.0)
     given = arguments.parse_args()
-    _Handler.pages = given.keys // PAGE
+    _Handler.keys = given.keys
     _Handler.delay_seconds = given.delay_ms / 1000
     server = _Server(("127.0.0.1", 0), _Handler)
     print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
