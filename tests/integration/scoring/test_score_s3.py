@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_proxy import mixed
 
 NAMES = ["b {:04d}.jpg", "Fälle/b#{:04d}.JPG", "2024/q?{:04d}.jpeg", "100%/b{:04d}.jpg"]
 
@@ -60,20 +59,14 @@ def settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
-def test_everything_in_buckets_with_one_request_in_five_refused(
+def test_everything_in_buckets_with_one_request_in_five_failing(
     s3: Any, model_in_bucket: str, fault_proxy: Callable, nightread: Callable, draw: Callable, tmp_path: Path
 ) -> None:
     keys = fill(s3, tmp_path / "drawn", draw, 60)
     s3.filesystem.pipe_file(f"{s3.bucket}/archive/notes.txt", b"text")
     proxy = fault_proxy(s3.endpoint)
-    chance = random.Random(5)
-    lock = threading.Lock()
-
-    def one_in_five(*_: object) -> Any:
-        with lock:
-            return 503 if chance.random() < 0.2 else None
-
-    proxy.rule = one_in_five
+    of_images, of_all = mixed(0.2, [503, 500, "reset", "cut", "slow", "lost"]), mixed(0.2, [503])
+    proxy.rule = lambda method, path: (of_images if "/archive/" in path else of_all)(method, path)
     results = f"s3://{s3.bucket}/results"
     arguments = ["score", f"s3://{s3.bucket}/archive", "--model", model_in_bucket, "--results", results, "--json"]
     env = {**settings(), "AWS_ENDPOINT_URL": proxy.endpoint}
@@ -81,6 +74,7 @@ def test_everything_in_buckets_with_one_request_in_five_refused(
     assert done.code == 0, done.err
     assert (done.answer["found"], done.answer["scored"], done.answer["failed"]) == (60, 60, 0)
     assert done.answer["left_out"] == {"suffix": 1}
+    assert proxy.faults > 0.15 * proxy.requests
     rows = rows_in_bucket(s3, results)
     assert Counter(row["image_uri"] for row in rows) == dict.fromkeys(keys, 1)
     sample = rows[0]
