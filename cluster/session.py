@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +144,7 @@ def _joined_ray(address: str) -> Iterator[ClusterSize]:
     with _environment({**_QUIET, **_FEW_ATTEMPTS}):
         ray = _quiet_ray()
         try:
-            _init(ray, address=address)
+            _init(ray, address=address, runtime_env={"env_vars": for_workers(os.environ)})
         except (RuntimeError, ConnectionError, TimeoutError, OSError, ValueError, ray.exceptions.RayError) as error:
             raise TryLater(
                 f"No Ray cluster answers at {address}: {_first_line(error)}.",
@@ -168,6 +168,31 @@ _QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+
+
+# How the names begin, or are, of variables that say how to reach storage.
+_STORAGE = ("NIGHTREAD_S3_", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SKIP_SIGNATURE")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_SECRETS = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
+_ADDRESSES = ("_URL", "_URL_S3", "_PROXY")
+
+
+def for_workers(environment: Mapping[str, str]) -> dict[str, str]:
+    """Choose the variables that the workers of a cluster need to reach the same storage: none that is a secret.
+
+    Ray keeps them with the job, where everyone who sees the cluster can read them. So keys, and addresses with a
+    password in them, are not among them: these must be set, or stand in files, on the nodes themselves.
+
+    Args:
+        environment: Of this process.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if (name.startswith(_STORAGE) or name.upper() in _PROXIES)
+        and not name.endswith(_SECRETS)
+        and not ("@" in value and name.upper().endswith(_ADDRESSES))
+    }
 
 
 # Ray itself tries a head that does not answer for a quarter of an hour.

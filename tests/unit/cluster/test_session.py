@@ -20,3 +20,29 @@ def test_a_machine_too_busy_for_ray_is_no_defect_of_ours(monkeypatch: pytest.Mon
         session.start_or_join("local"),
     ):
         pass
+
+
+def test_workers_are_told_how_to_reach_storage_and_no_secret() -> None:
+    secret = "hunter2"
+    told = {
+        "NIGHTREAD_S3_CA_FILE": "/etc/ssl/hospital.pem",
+        "NIGHTREAD_S3_PLACES": '{"s3://b/a@b": "ARCHIVE"}',
+        "NIGHTREAD_S3_ARCHIVE_ENDPOINT_URL": "https://store:9000",
+        "NIGHTREAD_S3_ARCHIVE_PROFILE": "night",
+        "AWS_ENDPOINT_URL_S3": "https://usual",
+        "AWS_REGION": "muc",
+        "HTTPS_PROXY": "http://proxy:3128",
+        "no_proxy": "10.0.0.0/8",
+    }
+    withheld = {
+        "NIGHTREAD_S3_ARCHIVE_ACCESS_KEY_ID": secret,
+        "NIGHTREAD_S3_ARCHIVE_SECRET_ACCESS_KEY": secret,
+        "NIGHTREAD_S3_RESULTS_SESSION_TOKEN": secret,
+        "AWS_ACCESS_KEY_ID": secret,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "HTTP_PROXY": f"http://user:{secret}@proxy:3128",
+        "all_proxy": f"user:{secret}@proxy:3128",
+        "AWS_ENDPOINT_URL": f"https://user:{secret}@store",
+        "PATH": "/bin",
+    }
+    assert session.for_workers(told | withheld) == told
