@@ -250,9 +250,10 @@ class RunFolder:
         )
 
     def remove_parts(self) -> None:
-        """Remove what only the scoring needed: parts and markers; plan and record stay."""
+        """Remove what only the scoring needed: parts, markers and the word to end; plan, cut and record stay."""
         files.delete_tree(paths.join(self.root, _PARTS))
         files.delete_tree(paths.join(self.root, _ATTEMPTS))
+        files.delete(self.closing)
 
     def _numbers(self, folder: str, pattern: re.Pattern[str]) -> set[int]:
         found = (pattern.fullmatch(name) for name in files.list_names(paths.join(self.root, folder)))

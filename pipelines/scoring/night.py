@@ -23,6 +23,7 @@ from pipelines.scoring.report import ScoreProgress
 from pipelines.storage import files, paths
 from pipelines.storage.listing import check_root, root_uri
 from pipelines.storage.settings import fsspec_filesystem
+from pipelines.storage.throttle import Throttle
 
 Tell = Callable[[ScoreProgress], None]
 
@@ -130,6 +131,9 @@ def list_images(night: Night, folder: Path, kept_in: str | None) -> Listing:
             ListingFilter(config.include, config.exclude),
             path,
             count,
+            min_age_seconds=config.min_age_seconds,
+            throttle=Throttle(config.requests_per_second),
+            kept_in=kept_in,
         )
     refuse_nothing(listing, config)
     if config.path_columns is not None and listing.found:
@@ -191,7 +195,7 @@ def planned_work(night: Night, backfill: int | None, kept_in: str | None) -> Ite
         scope = None
         if not config.is_manifest:
             wanted = ListingFilter(config.include, config.exclude)
-            scope = ArchiveScope(root_uri(config.archive), wanted, tuple(listing.unlistable), None)
+            scope = ArchiveScope(root_uri(config.archive), wanted, tuple(listing.unlistable), listing.young)
         plan = make_plan(
             listing.path,
             committed_files(night.results),

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from pipelines.errors import TryLater
 from pipelines.predictions import commit, runs
+from pipelines.predictions.publish import check_place, publish
 from pipelines.scoring import changes
 from pipelines.scoring.config import ScoreConfig
 from pipelines.scoring.finish import Connect, Finished, Finisher, ShowRows
@@ -18,7 +19,7 @@ from pipelines.scoring.parts import PlanLost
 from pipelines.scoring.report import RunCounts, ScoreProgress, ScoreReport
 from pipelines.scoring.staging import Run, abandon, stage_runs, unsettled_runs
 from pipelines.storage import files, paths
-from pipelines.storage.leases import STALE_SECONDS, Lease
+from pipelines.storage.leases import Lease
 from pipelines.storage.preflight import Proof, prove_place
 
 
@@ -44,6 +45,8 @@ def score(config: ScoreConfig, connect: Connect, tell: Tell, show_rows: ShowRows
     check_archive(config)
     if config.dry_run:
         return replace(_dry_run(night), seconds=time.monotonic() - began)
+    if config.publish is not None:
+        check_place(night.results, config.publish)
     proof = prove_place(night.results)
     with _owned(night) as lease:
         waited = time.monotonic() - began
@@ -61,7 +64,7 @@ def _owned(night: Night) -> Lease:
 
     if wait is None:
         return Lease.acquire(night.results)
-    return Lease.acquire(night.results, max(wait, STALE_SECONDS), patient=True, on_wait=on_wait)
+    return Lease.acquire(night.results, wait, patient=True, on_wait=on_wait)
 
 
 def _dry_run(night: Night) -> ScoreReport:
@@ -80,11 +83,15 @@ def _requests(night: Night, planned: Planned) -> Mapping[str, Mapping[str, int]]
     """What buckets will be asked: one page for each thousand keys and one read an image; three or four a shard."""
     asked: dict[str, Mapping[str, int]] = {}
     if paths.is_bucket(night.root):
-        asked["archive"] = {"list": 0, "get": planned.plan.planned}
+        asked["archive"] = {"list": planned.listing.requests, "get": planned.plan.planned}
     if paths.is_bucket(night.results):
         # A marker and a part are written; gate and commit read the part once each.
         asked["results"] = {"put": 2 * planned.plan.shards, "get": 2 * planned.plan.shards}
     return asked
+
+
+def _listed(planned: Planned) -> Mapping[str, Mapping[str, int]]:
+    return {"archive": {"list": planned.listing.requests}} if planned.listing.requests else {}
 
 
 def _report_of(night: Night, planned: Planned) -> ScoreReport:
@@ -148,15 +155,14 @@ class _Command:
         kept_in = paths.join(night.results, "listings", night.fingerprint)
         with planned_work(night, backfill, kept_in if paths.is_bucket(night.root) else None) as planned:
             changes.refuse_changes(planned.plan, changes.read_gone(night), night.config)
+            report = replace(_report_of(night, planned), requests=_listed(planned))
+            if self._closing.over:
+                return replace(report, remaining=planned.plan.planned)
             staged = stage_runs(night, planned, self._lease) if planned.plan.planned else []
-            report = replace(_report_of(night, planned), requests=self._listed(planned))
             changes.write_gone(night, planned.plan.gone)
         files.delete_tree(kept_in)
         self._finish(staged)
         return report
-
-    def _listed(self, planned: Planned) -> Mapping[str, Mapping[str, int]]:
-        return {}
 
     def _finish(self, pending: list[Run]) -> None:
         """Bring runs to their end, one after the other.
@@ -189,13 +195,14 @@ class _Command:
         if place is None or version is None:
             return
         self._night.tell(ScoreProgress("publishing"))
+        self._published = publish(self._night.results, place, version).path
 
     def _told(self, report: ScoreReport, resumed: tuple[str, ...]) -> ScoreReport:
         committed = [run for run in self._finished if run.table_version is not None]
         report = replace(
             report,
             resumed=resumed[-1] if resumed else None,
-            remaining=sum(run.remaining for run in self._finished),
+            remaining=report.remaining + sum(run.remaining for run in self._finished),
             counts=sum((run.counts for run in committed), RunCounts()),
             multi_frame=sum(run.multi_frame for run in committed),
             published=self._published,
