@@ -39,9 +39,9 @@ class S3Place:
     filesystem: Any
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The address of a moto server in a process of its own: in this one it deadlocks with the Rust clients."""
+@contextlib.contextmanager
+def running_s3() -> Iterator[str]:
+    """Run a moto server in a process of its own: in this one it deadlocks with the Rust clients."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -59,6 +59,20 @@ def s3_server() -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server."""
+    with running_s3() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def second_s3_server() -> Iterator[str]:
+    """The address of another S3 server, with buckets of its own."""
+    with running_s3() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
