@@ -189,9 +189,8 @@ class _Work:
         """Return a range of one's own as soon as there is one; None when all is done."""
         with self._changed:
             while not self._stopped:
-                mine = self._one_that_waits() or self._half_of_another()
+                mine = self.free_range()
                 if mine is not None:
-                    self._open.append(mine)
                     return mine
                 if not self._open:
                     self._changed.notify_all()
@@ -200,6 +199,14 @@ class _Work:
                 self._changed.wait()
                 self._idle -= 1
             return None
+
+    def free_range(self) -> _Open | None:
+        """Return a range of one's own, if there is one at once."""
+        with self._changed:
+            mine = self._one_that_waits() or self._half_of_another()
+            if mine is not None:
+                self._open.append(mine)
+            return mine
 
     def moved(self, mine: _Open, page: Page) -> Taken | None:
         """Take of a page what belongs to a range, which may have become smaller meanwhile; see `take`."""

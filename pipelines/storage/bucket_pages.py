@@ -241,9 +241,10 @@ class Pages:
         keys = page.rows.column("path")
         if not page.exact:
             keys = keys.filter(pc.greater(page.rows.column("size"), 0))
-        if len(keys) and (
-            keys[0].as_py() <= self._last or not pc.all(pc.less(keys.slice(0, len(keys) - 1), keys.slice(1))).as_py()
-        ):
+        if not len(keys):
+            return
+        falling = pc.greater_equal(keys.slice(0, len(keys) - 1), keys.slice(1))
+        if keys[0].as_py() <= self._last or pc.any(falling).as_py():
             raise NotInOrder
 
     def _explained(self, error: Exception, fault: Fault | None) -> BaseException:

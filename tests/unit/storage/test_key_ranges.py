@@ -38,6 +38,7 @@ def test_of_ranges_that_overlap_one_is_used_and_empty_ones_are_not() -> None:
     assert gaps([EVERYTHING]) == []
 
 
+@settings(max_examples=60)
 @given(KEYS, st.one_of(st.none(), KEYS), st.integers(0, 12))
 def test_a_cut_lies_strictly_inside_and_can_be_expressed(last: str, until: str | None, steady: int) -> None:
     assume(until is None or last < until)
