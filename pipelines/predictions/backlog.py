@@ -7,15 +7,15 @@ from typing import Final
 from pipelines.errors import IMAGE_ERRORS
 from pipelines.predictions.query import connect
 
-# The newest answer of each image tells the state that its file is in, as far as the table knows. The version of the
-# file is compared by its hash: numbers can be put aside on disk while they are gathered, texts cannot.
+# The newest answer of each image tells the state that its file is in, as far as the table knows. Names are compared by
+# their hashes, which for a count is sure enough, and takes half the time and memory of comparing texts.
 _COUNT: Final = """
     WITH answered AS (
-        SELECT image_uri, hash(image_version) AS state, model_id, scored_at FROM rows
+        SELECT hash(image_uri) AS image, hash(image_version) AS state, model_id, scored_at FROM rows
         WHERE model_name = $model_name AND (status = 'scored' OR list_contains($codes, error_code))
     )
-    SELECT count(*) FROM (SELECT image_uri, arg_max(state, scored_at) AS state FROM answered GROUP BY image_uri)
-    ANTI JOIN (SELECT image_uri, state FROM answered WHERE model_id = $model_id) USING (image_uri, state)"""
+    SELECT count(*) FROM (SELECT image, arg_max(state, scored_at) AS state FROM answered GROUP BY image)
+    ANTI JOIN (SELECT image, state FROM answered WHERE model_id = $model_id) USING (image, state)"""
 
 
 def count_to_rescore(results: str, model_name: str, model_id: str) -> int:
