@@ -38,6 +38,23 @@ class ArchiveScope:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """A sign that an archive was moved: its images are known, but under another root.
+
+    Attributes:
+        old_root: Escaped root under which they are known.
+        new_root: Escaped root under which they lie now.
+        matched: Of those that were looked at, images with the same path below the root and the same version.
+        looked_at: New images that were looked at.
+    """
+
+    old_root: str
+    new_root: str
+    matched: int
+    looked_at: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a listing holds against the table: `found = new + changed + unchanged + rescored_for_model`.
 
@@ -55,6 +72,7 @@ class Plan:
         planned: Rows in the plan files; with `rescore` unchanged ones too, with `limit` fewer.
         shards: How many shards they make, over all files.
         paths: The plan files, one for each run; none where nothing is planned.
+        moved: Where no image is known below the root, but most are below another one; None otherwise.
     """
 
     found: int
@@ -68,6 +86,7 @@ class Plan:
     planned: int
     shards: int
     paths: tuple[Path, ...]
+    moved: Moved | None = None
 
 
 def make_plan(
@@ -84,6 +103,7 @@ def make_plan(
     backfill: int | None = None,
     same_bytes: bool = False,
     scope: ArchiveScope | None = None,
+    root: str | None = None,
     rows_a_run: int | None = None,
     out_folder: str | Path,
 ) -> Plan:
@@ -105,6 +125,7 @@ def make_plan(
         backfill: At most so many images that another version of the model has settled; None: all.
         same_bytes: Give each changed image its newest row of this model, in the column `previous`.
         scope: What the listing could have found; None: `known` and `gone` are not asked for.
+        root: The root of the images, canonical and escaped, to be compared with others; None: `moved` is not asked for.
         rows_a_run: At most so many images in one file; None: all in one.
         out_folder: Local folder of the plan files, `plan-000.parquet` and so on: `shard` (int32, from 0, in order),
             the listing's columns and, with `same_bytes` where an image has one, `previous` (a struct, see
@@ -124,6 +145,7 @@ def make_plan(
     with explained(), open_questions(str(listing_path), committed, filesystem) as questions:
         kinds = _sorted_out(questions, key, retry_failed)
         known, gone = (0, 0) if scope is None else _known_and_gone(questions, kinds, scope)
+        moved = None if root is None else _moved(questions, kinds, root)
         first, later = _chosen(kinds, backfill, rescore, limit)
         previous = questions.write_previous(kinds.changed & first, key) if same_bytes else None
         paths = write_plans(str(listing_path), (first, later), previous, Path(out_folder), shape)
@@ -140,6 +162,7 @@ def make_plan(
         planned=planned,
         shards=shape.shards_of(planned),
         paths=tuple(paths),
+        moved=moved,
     )
 
 
@@ -189,6 +212,14 @@ def _known_and_gone(questions: Questions, kinds: _Kinds, scope: ArchiveScope) ->
             lost = pc.and_not(lost, pc.starts_with(uris, folder.rstrip("/") + "/"))
         gone += lost.true_count
     return known, gone
+
+
+def _moved(questions: Questions, kinds: _Kinds, root: str) -> Moved | None:
+    if not kinds.new.any() or (kinds.settled | kinds.changed | kinds.rescored).any():
+        return None
+    inside = root if root.endswith("/") else root + "/"
+    old_root, matched, looked_at = questions.known_elsewhere(kinds.new, inside)
+    return Moved(old_root, root, matched, looked_at) if 2 * matched > looked_at else None
 
 
 def _at_most(bits: Bits, count: int | None) -> Bits:

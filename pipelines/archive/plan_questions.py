@@ -32,6 +32,9 @@ _ANSWER_ROWS: Final = 1 << 20
 # A part of the listing that is smaller than this share of it is written to a file of its own to be joined.
 _SMALL_PART: Final = 0.25
 
+# What tells whether an archive was moved: so many of its images, looked for under another root.
+_SAMPLE_ROWS: Final = 500
+
 _LISTING: Final = "read_parquet($listing, file_row_number = true)"
 _NUMBERED: Final = f"(SELECT file_row_number AS number, image_uri, image_version FROM {_LISTING})"
 _SOME: Final = "read_parquet($some)"
@@ -221,6 +224,36 @@ class Questions:
             WHERE starts_with(image_uri, $inside) AND {_ANSWERED})"""
         for batch in self._answers(query, inside=inside, codes=_OWN_CODES, young=_as_pattern(str(young))):
             yield batch.column(0), batch.column(1)
+
+    def known_elsewhere(self, among: Bits, inside: str) -> tuple[str, int, int]:
+        """Look whether the images of some rows are known under another root: same path below it, same version.
+
+        Args:
+            among: The rows; some hundreds of them are looked at, evenly spread.
+            inside: The root that their URIs begin with, with a slash.
+
+        Returns:
+            The root under which most of them are known, escaped and without a slash; how many of those that were
+            looked at; how many were looked at.
+        """
+        places = np.flatnonzero(among)
+        sample = self._none()
+        sample[places[:: max(1, len(places) // _SAMPLE_ROWS)]] = True
+        looked_at = np.count_nonzero(sample)
+        if not self._parameters["committed"] or not looked_at:
+            return "", 0, int(looked_at)
+        found = self._query(
+            f"""SELECT left(known.image_uri, length(known.image_uri) - length(below) - 1) AS root,
+                count(DISTINCT number) AS images
+            FROM (SELECT number, image_version, substr(image_uri, length($inside) + 1) AS below
+                FROM {_SOME} WHERE starts_with(image_uri, $inside) AND image_version <> '')
+            JOIN (SELECT image_uri, image_version FROM {_COMMITTED} WHERE {_ANSWERED}) AS known USING (image_version)
+            WHERE ends_with(known.image_uri, '/' || below) GROUP BY root ORDER BY images DESC, root LIMIT 1""",
+            inside=inside,
+            codes=_OWN_CODES,
+            some=_as_pattern(self._write_some(sample)),
+        ).fetchall()
+        return (found[0][0], int(found[0][1]), int(looked_at)) if found else ("", 0, int(looked_at))
 
     def write_previous(self, among: Bits, key: PlanKey) -> Path | None:
         """Find what a model said of some rows' images before, in whatever version of the file.

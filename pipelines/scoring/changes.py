@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 
 from pipelines.archive.plan import Plan
 from pipelines.errors import UsageError
 from pipelines.scoring.config import LEAST_CHANGED, ScoreConfig
 from pipelines.scoring.night import Night
 from pipelines.storage import files, paths
+from pipelines.storage.reading import lists_something
 
 FORMAT = 1
 
@@ -34,12 +36,32 @@ def too_much_changed(plan: Plan, gone_before: int, config: ScoreConfig) -> bool:
     return limit.exceeded(changed, known) and (limit.count is not None or changed > LEAST_CHANGED)
 
 
+def was_moved(plan: Plan, config: ScoreConfig) -> bool:
+    """Whether more images than a night takes without asking are known under a root that is empty now.
+
+    Where the old root still lists something the archive was copied, or there are two of them.
+    """
+    if plan.moved is None or config.accept_changes:
+        return False
+    enough = plan.new > (LEAST_CHANGED if config.max_changed.count is None else config.max_changed.count)
+    return enough and lists_something(paths.unescape_name(plan.moved.old_root)) is False
+
+
 def refuse_changes(plan: Plan, gone_before: int, config: ScoreConfig) -> None:
     """Stop before an archive that is not what it was is scored anew.
 
     Raises:
-        UsageError: If too much is changed or gone; with the three ways on.
+        UsageError: If too much is changed or gone, with the three ways on; or if the archive was moved.
     """
+    if plan.moved is not None and was_moved(plan, config):
+        old, new = plan.moved.old_root, plan.moved.new_root
+        raise UsageError(
+            f"The archive seems to have been moved: of {plan.moved.looked_at:,} new images that were looked at, "
+            f"{plan.moved.matched:,} are known below {old!r}, with the same version, and nothing is there any more. "
+            "Nothing was scored.",
+            f"`nightread runs rebase RESULTS {shlex.quote(old)} {shlex.quote(new)}` takes their scores along; "
+            "--accept-changes scores them again.",
+        )
     if not too_much_changed(plan, gone_before, config):
         return
     raise UsageError(

@@ -209,6 +209,7 @@ def planned_work(night: Night, backfill: int | None, kept_in: str | None) -> Ite
             backfill=backfill,
             same_bytes=config.same_bytes,
             scope=scope,
+            root=root_uri(night.root),
             rows_a_run=config.commit_every,
             out_folder=Path(folder),
         )

@@ -73,7 +73,8 @@ def _dry_run(night: Night) -> ScoreReport:
         return replace(
             _report_of(night, planned),
             requests=_requests(night, planned),
-            would_stop=changes.too_much_changed(planned.plan, changes.read_gone(night), night.config),
+            would_stop=changes.too_much_changed(planned.plan, changes.read_gone(night), night.config)
+            or changes.was_moved(planned.plan, night.config),
             seconds_estimated=planned.plan.planned / rate if rate else None,
             dry_run=True,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.archive.plan import Plan
+from pipelines.archive.plan import Moved, Plan
 from pipelines.errors import UsageError
 from pipelines.scoring import changes
 from pipelines.scoring.config import Allowance, ScoreConfig
@@ -77,3 +78,21 @@ def test_what_is_gone_is_remembered_for_each_archive_and_its_filters(tmp_path: P
     assert len(list((tmp_path / "archives").iterdir())) == 1
     next((tmp_path / "archives").iterdir()).write_bytes(b"{")
     assert changes.read_gone(night("/a")) == 0
+
+
+@pytest.mark.parametrize(("still_there", "stops"), [(False, True), (True, False)])
+def test_a_moved_archive_is_asked_about_and_a_copied_one_is_not(tmp_path: Path, still_there: bool, stops: bool) -> None:
+    old = tmp_path / "it's old"
+    if still_there:
+        old.mkdir()
+        (old / "a.png").touch()
+    plan = replace(plan_of(0, 0, 0), new=1001, moved=Moved(str(old), "/new", 490, 500))
+    assert changes.was_moved(plan, config_of()) is stops
+    assert not changes.was_moved(plan, config_of(accept_changes=True))
+    assert not changes.was_moved(replace(plan, new=1000), config_of())
+    if stops:
+        with pytest.raises(UsageError, match="of 500 new images that were looked at, 490 are known") as caught:
+            changes.refuse_changes(plan, 0, config_of())
+        assert "runs rebase RESULTS '" in caught.value.cure and "/new" in caught.value.cure
+    else:
+        changes.refuse_changes(plan, 0, config_of())
