@@ -186,7 +186,11 @@ def row_printer(console: Console, config: ScoreConfig) -> Callable[[pa.Table], N
     def show(rows: pa.Table) -> None:
         for row in rows.select(["image_uri", "predicted_class", "score", "error_code", "error_message"]).to_pylist():
             uri = row["image_uri"]
-            name = (paths.relative(uri, root) if paths.is_inside(uri, root) else uri).replace("\n", "\\n")
+            name = (
+                (paths.relative(uri, root) if paths.is_inside(uri, root) else uri)
+                .replace("\n", "\\n")
+                .replace("\t", "\\t")
+            )
             if row["error_code"]:
                 console.say(f"{name} => failed: {row['error_code']} ({row['error_message']})")
             else:
@@ -272,6 +276,8 @@ def _scored_lines(report: ScoreReport) -> Iterable[str]:
     rate = f", {report.images_per_second:,.1f} images/s" if report.images_per_second else ""
     before = ", what the interrupted run had finished among them" if report.resumed else ""
     yield f"  scored      {report.counts.scored:,} in {report.seconds:.1f} s{rate}{before}"
+    if report.kept:
+        yield f"  kept        {report.kept:,} of these: their bytes are the old ones"
     if len(report.runs) > 1:
         yield f"  runs        {len(report.runs)}, from {report.runs[0]} to {report.run_id}"
     else:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pipelines.errors import ImageFailure, ModelRefused, TryLater
 from pipelines.images.preprocess import Preprocessing
 from pipelines.models.runtime import Scorer, ScorerIO
-from pipelines.scoring.scorer import LARGEST_FILE, READ_THREADS, read_ahead
+from pipelines.scoring.ahead import READ_THREADS, ReadAhead
+from pipelines.scoring.scorer import LARGEST_FILE
 from pipelines.storage.reading import Blob, ImageReader
 
 SECONDS_BETWEEN_NOTES = 0.25
@@ -58,7 +59,8 @@ def answer_images(
         scorers = [Scorer(*model) for model in models]
         rows = range(number, len(uris), workers)
         with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read") as reading:
-            for row, blob in zip(rows, read_ahead(reader.read, [uris[row] for row in rows], reading), strict=True):
+            blobs = ReadAhead(reader.read, reading).blobs([uris[row] for row in rows])
+            for row, blob in zip(rows, blobs, strict=True):
                 if stop.is_set():
                     reading.shutdown(wait=False, cancel_futures=True)
                     return

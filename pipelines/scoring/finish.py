@@ -45,6 +45,7 @@ class Finished:
         rate: Steady rate; None where there is none.
         table_version: The table's version that holds it; None where not one shard was finished.
         multi_frame: Images of which only the first frame was scored.
+        kept: Images that kept their old answer, because their bytes are the old ones.
         remaining: Images of its plan that were left to a later run.
         lost: Why it ended early, where the archive went away.
     """
@@ -54,6 +55,7 @@ class Finished:
     rate: float | None = None
     table_version: int | None = None
     multi_frame: int = 0
+    kept: int = 0
     remaining: int = 0
     lost: ArchiveLost | None = None
 
@@ -122,14 +124,14 @@ class Finisher:
             record,
             status="committed",
             table_version=version,
-            counts={**record.counts, **gate.counts.as_record(), "remaining": remaining},
+            counts={**record.counts, **gate.counts.as_record(), "kept": gate.kept, "remaining": remaining},
             timings=timings,
         )
         # The rows are in the table: what fails from here on is repaired by the next command and must not hide them.
         with contextlib.suppress(TryLater):
             folder.write_record(closed)
             folder.remove_parts()
-        return Finished(record.run_id, gate.counts, rate, version, gate.multi_frame, remaining, lost)
+        return Finished(record.run_id, gate.counts, rate, version, gate.multi_frame, gate.kept, remaining, lost)
 
     def _score_or_cut(
         self, folder: RunFolder, record: RunRecord, lost: ArchiveLost | None

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.archive.plan_writing import PREVIOUS
 from pipelines.errors import TryLater
 from pipelines.predictions.runs import RunFolder
 from pipelines.scoring.parts import PlanFile, read_part
@@ -37,6 +38,7 @@ class Gate:
         damaged: Shards whose part is missing, broken, or differs from the plan; the gate is open while there is none.
         complete: True once every row has passed.
         multi_frame: Rows so far whose file holds further frames.
+        kept: Rows so far that are an old answer, because the bytes are the old ones.
     """
 
     def __init__(self, folder: RunFolder, plan: PlanFile, schema: pa.Schema) -> None:
@@ -48,6 +50,7 @@ class Gate:
         self.damaged: list[int] = []
         self.complete = False
         self.multi_frame = 0
+        self.kept = 0
 
     @property
     def counts(self) -> RunCounts:
@@ -60,7 +63,7 @@ class Gate:
         Raises:
             PartMissing: At the end, if `damaged` names a shard; nothing is yielded behind the first of them.
         """
-        self._rows, self.multi_frame, self.complete = 0, 0, False
+        self._rows, self.multi_frame, self.kept, self.complete = 0, 0, 0, False
         self._failed.clear()
         self.damaged.clear()
         with ThreadPoolExecutor(PART_READERS, thread_name_prefix="part") as pool:
@@ -71,7 +74,7 @@ class Gate:
                     if rows is None or not self._holds(rows, images[shard]):
                         self.damaged.append(shard)
                     elif not self.damaged:
-                        self._count(rows)
+                        self._count(rows, images[shard])
                         yield from rows.to_batches()
         if self.damaged:
             raise PartMissing(
@@ -85,7 +88,10 @@ class Gate:
         same = rows.column("image_uri").combine_chunks() if rows.schema == self._schema else None
         return same is not None and same.equals(images.column("image_uri").combine_chunks())
 
-    def _count(self, rows: pa.Table) -> None:
+    def _count(self, rows: pa.Table, images: pa.Table) -> None:
         self._rows += rows.num_rows
         self._failed.update(code for code in rows.column("error_code").to_pylist() if code is not None)
         self.multi_frame += pc.sum(pc.greater(rows.column("frames"), 1)).as_py() or 0
+        if PREVIOUS in images.column_names:
+            known = pc.struct_field(images.column(PREVIOUS), "content_sha256")
+            self.kept += pc.sum(pc.equal(known, rows.column("content_sha256"))).as_py() or 0

@@ -67,10 +67,11 @@ class ShardActor:
             self._ready = ShardScorer(self._work, ray.get(self._model)), plan
         scorer, plan = self._ready
         row = block.to_pylist()[0]
-        for shard, suspect in zip(row["shards"], row["suspects"], strict=True):
+        for shard, suspect, next_one in zip(row["shards"], row["suspects"], [*row["shards"][1:], None], strict=True):
             if self._closing is not None and self._closing():
                 break
-            receipt = scorer.score(shard, self._rows(plan, shard), suspect, self._name)
+            following = None if next_one is None else self._rows(plan, next_one)
+            receipt = scorer.score(shard, self._rows(plan, shard), suspect, self._name, following)
             yield pa.table({"receipt": [json.dumps(vars(receipt))]})
 
     def _rows(self, plan: PlanFile, shard: int) -> pa.Table:

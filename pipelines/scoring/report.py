@@ -155,6 +155,7 @@ class ScoreReport:
         repeated_rows: The first of them, as numbers of the manifest's rows.
         unmatched: Images whose path --path-columns did not match.
         multi_frame: Images committed of which only the first frame was scored.
+        kept: Images committed with their old answer, because their bytes are the old ones.
         images_per_second: Steady rate; None where there is none.
         seconds: The whole command.
         requests: What a bucket of the archive and one of the results are asked, by kind; for a dry run what they would
@@ -191,6 +192,7 @@ class ScoreReport:
     repeated_rows: tuple[int, ...] = ()
     unmatched: int = 0
     multi_frame: int = 0
+    kept: int = 0
     images_per_second: float | None = None
     seconds: float = 0.0
     requests: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -234,6 +236,7 @@ class ScoreReport:
             "repeated": self.repeated,
             "unmatched": self.unmatched,
             "multi_frame": self.multi_frame,
+            "kept": self.kept,
             "images_per_second": self.images_per_second,
             "seconds": self.seconds,
             "requests": {place: dict(counts) for place, counts in self.requests.items()},

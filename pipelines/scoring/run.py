@@ -206,6 +206,7 @@ class _Command:
             remaining=report.remaining + sum(run.remaining for run in self._finished),
             counts=sum((run.counts for run in committed), RunCounts()),
             multi_frame=sum(run.multi_frame for run in committed),
+            kept=sum(run.kept for run in committed),
             published=self._published,
             by_rename=not self._proof.hard_links,
         )

@@ -9,12 +9,11 @@ import contextlib
 import hashlib
 import signal
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +26,7 @@ from pipelines.images.preprocess import Prepared, Preprocessing
 from pipelines.models.runtime import Scorer, ScorerIO
 from pipelines.predictions.runs import RunFolder
 from pipelines.scoring import parts
+from pipelines.scoring.ahead import READ_THREADS, ReadAhead
 from pipelines.scoring.rows import Outcome, RowContext, feature_rows, prediction_rows
 from pipelines.scoring.vanished import (
     PATIENCE_SECONDS,
@@ -39,9 +39,6 @@ from pipelines.storage import files
 from pipelines.storage.reading import Blob, ImageReader
 from pipelines.storage.throttle import Throttle
 
-READ_THREADS = 8
-READ_AHEAD = 8
-READ_AHEAD_BYTES = 256 * 1024 * 1024
 LARGEST_FILE = 512 * 1024 * 1024
 # The largest picture that the limits allow takes a few seconds; what takes longer hangs.
 DECODE_SECONDS = 30.0
@@ -49,7 +46,6 @@ DECODE_SECONDS = 30.0
 ATTEMPTS = 4
 
 Kernel = Callable[[Prepared], np.ndarray]
-Wanted = TypeVar("Wanted")
 
 
 class KernelMaker(Protocol):
@@ -172,28 +168,6 @@ class KnownBlob(Blob):
     """A file's content that the table has an answer for."""
 
 
-def read_ahead(
-    read: Callable[[Wanted], Blob], wanted: Iterable[Wanted], pool: ThreadPoolExecutor
-) -> Iterator[Future[Blob]]:
-    """Futures of the images' bytes in order, some of them read before they are asked for.
-
-    At most `READ_AHEAD` images are, and of large files only as many as fit into `READ_AHEAD_BYTES` if the next ones
-    are as large as the largest so far; at least one.
-    """
-    waiting: deque[Future[Blob]] = deque()
-    pending = iter(wanted)
-    room, largest = 2, 1
-    while True:
-        waiting.extend(pool.submit(read, one) for one in islice(pending, max(0, room - len(waiting))))
-        if not waiting:
-            return
-        blob = waiting.popleft()
-        if blob.exception() is None:
-            largest = max(largest, len(blob.result().data))
-        room = max(1, min(READ_AHEAD, READ_AHEAD_BYTES // largest))
-        yield blob
-
-
 def score_image(blob: Future[Blob], prepare: Callable[[bytes], Prepared], kernel: Kernel) -> Outcome:
     """Decode and score one image; whatever is wrong with it becomes an outcome, never an exception.
 
@@ -245,11 +219,19 @@ class ShardScorer:
         rate = work.requests_per_second
         self._reader = ImageReader(LARGEST_FILE, Throttle(rate) if rate else None, sleep)
         self._watch = ArchiveWatch(work.root, work.listed, work.patience_seconds, self._is_readable, sleep)
-        self._threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
+        self._ahead = ReadAhead(self._read, ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read"))
         self._prepare = Preprocessing(work.input_size).prepare
         self._kernel = work.make_kernel(model)
+        self._following: list[PlannedImage] = []
 
-    def score(self, shard: int, images: pa.Table, suspect: bool = False, actor: str = "") -> Receipt:
+    def score(
+        self,
+        shard: int,
+        images: pa.Table,
+        suspect: bool = False,
+        actor: str = "",
+        following: pa.Table | None = None,
+    ) -> Receipt:
         """Turn one shard into its part.
 
         Args:
@@ -257,6 +239,7 @@ class ShardScorer:
             images: Its rows of the plan.
             suspect: Whether an earlier driver began this shard and did not finish it.
             actor: Name of this actor for the receipt.
+            following: The images of the shard that will be scored next, so that reading them may begin.
 
         Raises:
             ArchiveLost: If the archive went away and did not come back; parts that hold its absence are removed.
@@ -268,6 +251,7 @@ class ShardScorer:
         if attempt > 1 and (rows := parts.read_part(folder, shard)) is not None:
             # Ray repeats a whole block when its actor dies; what was finished before stays as it is.
             return _receipt(shard, rows, started, actor)
+        self._following = [] if following is None else _planned(following)
         if attempt > ATTEMPTS:
             outcomes = self._given_up(images)
         elif suspect or attempt > 1:
@@ -306,7 +290,7 @@ class ShardScorer:
         outcomes: dict[int, Outcome],
     ) -> bool:
         """Score these images of a shard; True where that was given up because the archive seems to be gone."""
-        blobs = read_ahead(self._read, [planned[i] for i in rest], self._threads)
+        blobs = self._ahead.blobs([planned[i] for i in rest], self._following)
         for i, blob in zip(rest, blobs, strict=True):
             outcome = outcomes[i] = score_image(blob, prepare, self._kernel)
             if self._watch.saw(planned[i].uri, planned[i].version, outcome.failure):
@@ -329,6 +313,7 @@ class ShardScorer:
     def _wait_for_archive(self) -> None:
         """Wait; then score again what was written while the archive may have been away already."""
         folder = self._work.folder
+        self._ahead.forget()
         try:
             self._watch.wait()
         except ArchiveLost:
