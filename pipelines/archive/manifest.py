@@ -24,6 +24,7 @@ from pipelines.archive.manifest_versions import ROW_NUMBER, VERSION_THERE, locat
 from pipelines.archive.prefix_map import PrefixMap
 from pipelines.errors import UsageError
 from pipelines.storage import files, paths
+from pipelines.storage.throttle import Throttle
 
 if TYPE_CHECKING:
     import duckdb
@@ -44,6 +45,7 @@ def read_manifest(
     on_count: OnCount | None = None,
     *,
     prefix_map: PrefixMap | None = None,
+    throttle: Throttle | None = None,
 ) -> Listing:
     """Read a manifest into the same local Parquet file that a listing makes.
 
@@ -58,6 +60,7 @@ def read_manifest(
         out_path: Local Parquet file: `image_uri, image_version` and the further columns; replaced if it is there.
         on_count: Called now and then with the rows read so far.
         prefix_map: What names of other machines stand for here; None where the command cannot be told.
+        throttle: Announces each request to a bucket.
 
     Returns:
         What was found, in the manifest's order.
@@ -66,7 +69,7 @@ def read_manifest(
         UsageError: If the manifest is unusable; names the line and the rule, never a patient.
         TryLater: If storage does not answer.
     """
-    place = paths.canonical(uri)
+    place, asked = paths.canonical(uri), throttle or Throttle()
     with tempfile.TemporaryDirectory(prefix="nightread-manifest-") as folder:
         rows = open_manifest(_local(place, folder), place, columns)
         resolver = UriResolver(root, paths.parent(place), rows.unit, prefix_map)
@@ -75,7 +78,7 @@ def read_manifest(
         resolver.check()
         with staged.opened() as question:
             remote = resolver.prefix is not None and not paths.is_local(resolver.prefix)
-            located = locate(question, staged.path, resolver, staged.has_versions)
+            located = locate(question, staged.path, resolver, staged.has_versions, asked)
             repeats = _repeats(question, located, staged)
             found = _write_listing(located, staged.carried, repeats, out_path)
         carried = staged.carried
@@ -86,6 +89,7 @@ def read_manifest(
         carried=carried if len(carried) else None,
         repeated=len(repeats),
         repeated_rows=tuple(repeats[:_NAMED]),
+        requests=asked.requests,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,10 +13,10 @@ import pyarrow.parquet as pq
 from pipelines.archive.listing import LISTING_SCHEMA, listing_writer
 from pipelines.archive.manifest_rows import BATCH_ROWS
 from pipelines.archive.manifest_uris import UriResolver
-from pipelines.archive.spellings import respell_listed, respell_local
+from pipelines.archive.spellings import listed, respell_listed, respell_local
 from pipelines.storage import paths
-from pipelines.storage.listing import list_files
 from pipelines.storage.reading import local_version
+from pipelines.storage.throttle import Throttle
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,7 +27,13 @@ _STAT_THREADS: Final = 16
 _STATS_AT_ONCE: Final = 256
 
 
-def locate(question: duckdb.DuckDBPyConnection, staged: Path, resolver: UriResolver, trusts_versions: bool) -> Path:
+def locate(
+    question: duckdb.DuckDBPyConnection,
+    staged: Path,
+    resolver: UriResolver,
+    trusts_versions: bool,
+    throttle: Throttle,
+) -> Path:
     """Find the version of each row's image, and its file's own spelling where the row has it in another form.
 
     Args:
@@ -36,6 +41,7 @@ def locate(question: duckdb.DuckDBPyConnection, staged: Path, resolver: UriResol
         staged: Parquet file of the rows: their numbers, URIs, the manifest's versions and further columns.
         resolver: Has resolved all rows.
         trusts_versions: The manifest's versions of a bucket's objects are taken as they are, and nothing is listed.
+        throttle: Announces each request to a bucket.
 
     Returns:
         Another file beside it: `staged` with the column `VERSION_THERE`, '' where nothing is there.
@@ -55,7 +61,7 @@ def locate(question: duckdb.DuckDBPyConnection, staged: Path, resolver: UriResol
     else:
         there = staged.with_name("there.parquet")
         with listing_writer(there, LISTING_SCHEMA) as write:
-            for batch in _listed(prefix):
+            for batch in listed(prefix, throttle):
                 write(batch)
         _copy(
             question,
@@ -65,7 +71,7 @@ def locate(question: duckdb.DuckDBPyConnection, staged: Path, resolver: UriResol
             located,
         )
         _note_missing(question, located)
-        respelled = respell_listed(question, staged.parent, resolver.base, prefix, there, _listed)
+        respelled = respell_listed(question, staged.parent, resolver.base, prefix, there, throttle)
     if not respelled:
         return located
     final = staged.with_name("respelled.parquet")
@@ -95,11 +101,6 @@ def _copy(question: duckdb.DuckDBPyConnection, query: str, sources: list[Path], 
     with listing_writer(out, rows.schema) as write:
         for batch in rows:
             write(batch)
-
-
-def _listed(place: str) -> Iterator[pa.RecordBatch]:
-    for batch in list_files(paths.unescape_name(place), lambda _uri, _reason: None):
-        yield pa.RecordBatch.from_arrays([batch.uris, batch.versions], schema=LISTING_SCHEMA)
 
 
 def _add_local_versions(staged: Path, out: Path) -> None:

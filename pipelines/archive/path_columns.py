@@ -64,6 +64,11 @@ class PathColumns:
                 )
         return cls(expression, found)
 
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns: one of text for each group."""
+        return pa.schema([pa.field(name, pa.string()) for name in self.names])
+
     def fill(self, listing: Listing, root: str, out_path: str | os.PathLike[str]) -> Listing:
         """Add the columns to what was found, as a stream into a new file.
 
@@ -91,9 +96,7 @@ class PathColumns:
                     "Name the group otherwise, or leave the column out of the manifest.",
                 )
         base = root_uri(root)
-        schema = pq.read_schema(listing.path)
-        for name in self.names:
-            schema = schema.append(pa.field(name, pa.string()))
+        schema = pa.schema([*pq.read_schema(listing.path), *self.schema])
         unmatched = 0
         with listing_writer(out_path, schema) as write:
             for batch in pq.ParquetFile(listing.path).iter_batches(_BATCH_ROWS):
@@ -109,7 +112,7 @@ class PathColumns:
         return dataclasses.replace(
             listing,
             path=Path(out_path),
-            carried=pa.schema([*theirs, *(pa.field(name, pa.string()) for name in self.names)]),
+            carried=pa.schema([*theirs, *self.schema]),
             unmatched=unmatched,
         )
 

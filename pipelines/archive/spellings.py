@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,12 +20,12 @@ import pyarrow as pa
 from pipelines.archive.listing import LISTING_SCHEMA, listing_writer
 from pipelines.storage import paths
 from pipelines.storage.folder_names import names_in
+from pipelines.storage.listing import list_files
 from pipelines.storage.reading import local_version
+from pipelines.storage.throttle import Throttle
 
 if TYPE_CHECKING:
     import duckdb
-
-Listed = Callable[[str], Iterator[pa.RecordBatch]]
 
 _BATCH: Final = 8192
 _THREADS: Final = 16
@@ -55,7 +55,7 @@ def respell_local(question: duckdb.DuckDBPyConnection, folder: Path, base: str) 
     )
     if not _count(question, "wanted"):
         return 0
-    _find_places(question, folder, base)
+    _find_places(question, folder, base, Throttle())
     found = folder / "candidates.parquet"
     with listing_writer(found, _FOUND) as write, ThreadPoolExecutor(_THREADS, thread_name_prefix="stat") as pool:
         for batch in question.sql("SELECT number, place FROM candidates").to_arrow_reader(_BATCH):
@@ -70,7 +70,7 @@ def respell_local(question: duckdb.DuckDBPyConnection, folder: Path, base: str) 
 
 
 def respell_listed(
-    question: duckdb.DuckDBPyConnection, folder: Path, base: str, prefix: str, there: Path, listed: Listed
+    question: duckdb.DuckDBPyConnection, folder: Path, base: str, prefix: str, there: Path, throttle: Throttle
 ) -> int:
     """Find objects of a bucket under another form of their keys.
 
@@ -80,7 +80,7 @@ def respell_listed(
         base: Canonical, escaped place whose own name is taken as it is.
         prefix: The same or a place in it, in which all rows lie, and which `there` lists.
         there: Parquet file of what the prefix holds: `image_uri`, `image_version`.
-        listed: Lists another place (escaped) in that form.
+        throttle: Announces each request to a bucket.
 
     Returns:
         Rows in `respelled`.
@@ -92,11 +92,11 @@ def respell_listed(
     if paths.is_inside(prefix, base):
         inner = paths.relative(prefix, base)
         question.execute("INSERT INTO wanted SELECT 0, string_split(nfc_normalize($1), '/')", [inner])
-    _find_places(question, folder, base)
+    _find_places(question, folder, base, throttle)
     others = question.sql("SELECT place FROM candidates WHERE place <> $prefix", params={"prefix": prefix}).fetchall()
     with listing_writer(elsewhere, LISTING_SCHEMA) as write:
         for (place,) in others:
-            for batch in listed(place):
+            for batch in listed(place, throttle):
                 write(batch)
     question.execute(
         f"""CREATE TABLE respelled AS
@@ -109,7 +109,18 @@ def respell_listed(
     return _count(question, "respelled")
 
 
-def _find_places(question: duckdb.DuckDBPyConnection, folder: Path, base: str) -> None:
+def listed(place: str, throttle: Throttle) -> Iterator[pa.RecordBatch]:
+    """All that lies below an escaped place: `image_uri` and `image_version`.
+
+    Raises:
+        UsageError: If it may not be listed.
+        TryLater: If storage does not answer.
+    """
+    for batch in list_files(paths.unescape_name(place), lambda _uri, _reason: None, throttle=throttle):
+        yield pa.RecordBatch.from_arrays([batch.uris, batch.versions], schema=LISTING_SCHEMA)
+
+
+def _find_places(question: duckdb.DuckDBPyConnection, folder: Path, base: str, throttle: Throttle) -> None:
     """From `wanted` (number, parts in composed form) make `candidates` (number, place): what may be meant.
 
     Level by level: a part in ASCII is only put behind its folder, whether it is there or not; for others the folder
@@ -124,7 +135,7 @@ def _find_places(question: duckdb.DuckDBPyConnection, folder: Path, base: str) -
             f"""CREATE OR REPLACE TABLE needed AS SELECT DISTINCT {_path(level - 1)} AS parent, parts[{level}] AS name
             FROM wanted WHERE len(parts) >= {level}"""
         )
-        _write_names(question, names)
+        _write_names(question, names, throttle)
         question.execute(
             f"""CREATE OR REPLACE TABLE places AS
             SELECT concat(parent, '/', name) AS path, concat(place, '/', name) AS place
@@ -140,7 +151,7 @@ def _find_places(question: duckdb.DuckDBPyConnection, folder: Path, base: str) -
         )
 
 
-def _write_names(question: duckdb.DuckDBPyConnection, out: Path) -> None:
+def _write_names(question: duckdb.DuckDBPyConnection, out: Path, throttle: Throttle) -> None:
     """Read each folder once in which a name that is not ASCII is needed."""
     folders = question.sql(
         f"""SELECT DISTINCT place FROM needed JOIN places ON parent = path WHERE {_NOT_ASCII.format("name")}
@@ -150,7 +161,7 @@ def _write_names(question: duckdb.DuckDBPyConnection, out: Path) -> None:
         pairs: list[tuple[str, str]] = []
         for batch in folders:
             for place in batch.column("place").to_pylist():
-                for name in names_in(paths.unescape_name(place) or "/"):
+                for name in names_in(paths.unescape_name(place) or "/", throttle):
                     if not name.isascii():
                         pairs.append((place, paths.escape_name(name)))
                     if len(pairs) == _BATCH:

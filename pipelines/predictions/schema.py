@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -179,11 +179,12 @@ def prediction_schema(classes: Sequence[str], carried: pa.Schema | None) -> pa.S
     return pa.schema(fields)
 
 
-def check_carried_names(carried: pa.Schema | None) -> None:
-    """Refuse manifest columns whose names the table needs for itself; case does not tell two columns apart.
+def check_carried_names(carried: pa.Schema | None, from_path: Collection[str] = ()) -> None:
+    """Refuse further columns whose names the table needs for itself; case does not tell two columns apart.
 
     Args:
         carried: The further columns of a manifest; None where there are none.
+        from_path: Those of them that are groups of `--path-columns`.
 
     Raises:
         UsageError: For a name of ours, one that begins with `p_`, or two that differ in case only.
@@ -191,18 +192,18 @@ def check_carried_names(carried: pa.Schema | None) -> None:
     seen: dict[str, str] = {}
     for name in carried.names if carried is not None else ():
         low = name.lower()
+        said = f"The manifest's column {name!r}"
         cure = f"Carry it under another name: --columns OTHER_NAME={name}."
+        if name in from_path:
+            said, cure = f"The group {name!r} of --path-columns", "Give the group another name in the expression."
         if not name or any(ord(letter) < 32 for letter in name):
             raise UsageError(
                 f"The manifest has a column with the name {name!r}, which no table can hold.", "Rename it."
             )
         if low in _RESERVED:
-            raise UsageError(f"The manifest's column {name!r} has a name that the table uses itself.", cure)
+            raise UsageError(f"{said} has a name that the table uses itself.", cure)
         if low.startswith(_CLASS_PREFIX):
-            raise UsageError(
-                f"The manifest's column {name!r} begins with p_, which the table keeps for probabilities of classes.",
-                cure,
-            )
+            raise UsageError(f"{said} begins with p_, which the table keeps for probabilities of classes.", cure)
         if low in seen:
             raise UsageError(
                 f"The manifest's columns {seen[low]!r} and {name!r} differ in upper and lower case only.", cure

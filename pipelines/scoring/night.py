@@ -71,6 +71,9 @@ def open_night(config: ScoreConfig, tell: Tell) -> Night:
     """
     bundle = resolve(config.model)
     bundle.scorer(config.precision)
+    if config.path_columns is not None:
+        columns = PathColumns.parse(config.path_columns)
+        check_carried_names(columns.schema, columns.names)
     prediction_schema(bundle.classes, None)  # class names that no table can hold are found before any listing
     here = Preprocessing(bundle.input_size).id
     if here != bundle.preprocessing_id:
@@ -119,12 +122,15 @@ def list_images(night: Night, folder: Path, kept_in: str | None) -> Listing:
     def count(found: int) -> None:
         night.tell(ScoreProgress("listing", found))
 
+    throttle = Throttle(config.requests_per_second)
     if config.is_manifest:
         from pipelines.archive.manifest import read_manifest
         from pipelines.archive.prefix_map import parse_prefix_map
 
         prefix_map = parse_prefix_map(config.map_prefix)
-        listing = read_manifest(config.archive, config.columns, config.root, path, count, prefix_map=prefix_map)
+        listing = read_manifest(
+            config.archive, config.columns, config.root, path, count, prefix_map=prefix_map, throttle=throttle
+        )
     else:
         listing = list_archive(
             config.archive,
@@ -132,7 +138,7 @@ def list_images(night: Night, folder: Path, kept_in: str | None) -> Listing:
             path,
             count,
             min_age_seconds=config.min_age_seconds,
-            throttle=Throttle(config.requests_per_second),
+            throttle=throttle,
             kept_in=kept_in,
         )
     refuse_nothing(listing, config)

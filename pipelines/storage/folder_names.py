@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from pipelines.storage import faults, paths
 from pipelines.storage.settings import fsspec_filesystem, settings_of
+from pipelines.storage.throttle import Throttle
 
 
-def names_in(folder: str) -> Iterator[str]:
+def names_in(folder: str, throttle: Throttle) -> Iterator[str]:
     """Give the names in a folder as they come; none where there is no such folder or it may not be read.
 
     Args:
         folder: A canonical place, not escaped.
+        throttle: Announces each request to a bucket.
 
     Yields:
         Names, not escaped: of files and folders locally, of folders (what stands between two slashes of a key) in
@@ -27,7 +28,7 @@ def names_in(folder: str) -> Iterator[str]:
     """
     if paths.is_bucket(folder):
         try:
-            yield from _bucket_folders(folder)
+            yield from _bucket_folders(folder, throttle)
         except Exception as error:
             raise faults.translated(error, folder) from None
     elif paths.is_local(folder):
@@ -43,13 +44,19 @@ def names_in(folder: str) -> Iterator[str]:
             yield paths.name(str(info["name"]))
 
 
-def _bucket_folders(folder: str) -> Iterator[str]:
+def _bucket_folders(folder: str, throttle: Throttle) -> Iterator[str]:
     bucket, key = paths.split_bucket(folder)
     prefix = f"{key}/" if key else ""
     client = settings_of(folder).botocore_client()
     query: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
+
+    def ask() -> dict[str, Any]:
+        throttle.wait()
+        answer: dict[str, Any] = client.list_objects_v2(**query)
+        return answer
+
     while True:
-        page = faults.with_retries(partial(client.list_objects_v2, **query))
+        page = faults.with_retries(ask)
         for common in page.get("CommonPrefixes", []):
             yield common["Prefix"][len(prefix) : -1]
         if not page.get("IsTruncated"):

@@ -16,6 +16,7 @@ from pipelines.archive.found import Listing
 from pipelines.archive.manifest import read_manifest
 from pipelines.errors import UsageError
 from pipelines.storage import folder_names, paths
+from pipelines.storage.throttle import Throttle
 
 COMPOSED, DECOMPOSED = "M\u00fcller", "Mu\u0308ller"
 STREET_C, STREET_D = "B\u00e9\u00e8", "Be\u0301e\u0300"
@@ -126,9 +127,9 @@ def test_each_folder_is_read_once_and_none_that_is_not_needed(tmp_path: Path) ->
 
 
 def test_a_folder_that_is_not_there_has_no_names(tmp_path: Path) -> None:
-    assert list(folder_names.names_in(str(tmp_path / "gone"))) == []
+    assert list(folder_names.names_in(str(tmp_path / "gone"), Throttle())) == []
     make(tmp_path, "a.jpg", "b/c.jpg")
-    assert sorted(folder_names.names_in(str(tmp_path / "archive"))) == ["a.jpg", "b"]
+    assert sorted(folder_names.names_in(str(tmp_path / "archive"), Throttle())) == ["a.jpg", "b"]
 
 
 PARTS = st.sampled_from(["\u00e9", "e\u0301", "\u00e9e\u0301", "e\u0301\u00e9", "a", "\u212b", "\u00c5", "\\"])
