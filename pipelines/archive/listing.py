@@ -75,12 +75,14 @@ def list_archive(
     with out.writing():
         if paths.is_bucket(root):
             purpose = json.dumps([storage.root_uri(root), wanted.include, wanted.exclude, min_age_seconds])
-            with tempfile.TemporaryDirectory(prefix="segments-", dir=out.path.parent) as folder:
-                found = _list_bucket(root, Segments(Path(folder), purpose, kept_in), new_sieve, out, tell, throttle)
+            with (
+                tempfile.TemporaryDirectory(prefix="segments-", dir=out.path.parent) as folder,
+                Segments(Path(folder), purpose, kept_in) as segments,
+            ):
+                found = _list_bucket(root, segments, new_sieve, out, tell, throttle)
         else:
-            found = _list_in_turn(
-                storage.list_files(root, (sieve := new_sieve()).on_error, sieve.enter), sieve, out, tell
-            )
+            sieve = new_sieve()
+            found = _list_in_turn(storage.list_files(root, sieve.on_error, sieve.enter), sieve, out, tell)
     return dataclasses.replace(found, young=out.young, requests=throttle.requests - asked_before)
 
 

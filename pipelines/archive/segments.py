@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -28,10 +28,10 @@ from pipelines.storage.key_ranges import KeyRange, apart, gaps
 # The longest that a listing may have been interrupted: what it had found by then is taken as it was.
 USABLE_SECONDS: Final = 12 * 3600
 SEGMENT_FILES: Final = 32_768
-# A kill loses what was listed in the last seconds, or in the last twentieth of the time.
-_FLUSH_SECONDS: Final = 2.0
+# A kill loses what was listed in the last second, or in the last twentieth of the time.
+_FLUSH_SECONDS: Final = 1.0
 _FLUSH_SHARE: Final = 0.05
-_FETCH_THREADS: Final = 8
+_THREADS: Final = 8
 _FORMAT: Final = 1
 _METADATA: Final = b"nightread segment"
 
@@ -77,6 +77,16 @@ class Segments:
         self._kept_in = kept_in
         self._clock = clock
         self._segments: list[_Segment] = []
+        # Copies to a bucket take longer than listing what they hold.
+        self._copying = ThreadPoolExecutor(_THREADS, thread_name_prefix="segments")
+        self._copies: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Segments:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait until all that was written is kept."""
+        self._copying.shutdown()
 
     def load(self) -> None:
         """Take over what an interrupted listing has kept, and delete there what is of no use.
@@ -86,8 +96,8 @@ class Segments:
         """
         if self._kept_in is None:
             return
-        with ThreadPoolExecutor(_FETCH_THREADS, thread_name_prefix="segments") as pool:
-            found = list(pool.map(self._fetched, names := files.list_names(self._kept_in)))
+        names = files.list_names(self._kept_in)
+        found = list(self._copying.map(self._fetched, names))
         by_range = {segment.keys: segment for segment in found if segment is not None}
         self._segments = [by_range[keys] for keys in apart(by_range)]
         used = {segment.kept_as for segment in self._segments}
@@ -98,6 +108,7 @@ class Segments:
     def forget(self) -> None:
         """Delete all pieces, the kept ones too."""
         self._segments = []
+        self._await_copies(0)
         if self._kept_in is not None:
             files.delete_tree(self._kept_in)
 
@@ -108,6 +119,9 @@ class Segments:
             keys: The range that it covers.
             rows: Its images as `SIFTED_SCHEMA` has them.
             sieve: Has sifted these rows and no others.
+
+        Raises:
+            UsageError, TryLater: If a piece could not be kept, this one or one before.
         """
         name = f"{uuid.uuid4().hex}.parquet"
         told = {
@@ -123,7 +137,8 @@ class Segments:
         path = self._folder / name
         pq.write_table(table, path, compression="zstd", compression_level=1, use_dictionary=False)
         if self._kept_in is not None:
-            files.put(str(path), paths.join(self._kept_in, name))
+            self._await_copies(_THREADS)
+            self._copies.append(self._copying.submit(files.put, str(path), paths.join(self._kept_in, name)))
         images = rows.num_rows - rows.column("young").true_count
         self._segments.append(_Segment(path, keys, images, sieve.left_out, sieve.suffixes, now))
 
@@ -156,6 +171,11 @@ class Segments:
         """Give all rows in the order of their keys."""
         for segment in sorted(self._segments, key=lambda segment: segment.keys.after):
             yield from pq.ParquetFile(segment.path).iter_batches(SEGMENT_FILES)
+
+    def _await_copies(self, most: int) -> None:
+        """Wait until no more than these are on their way."""
+        while len(self._copies) > most:
+            self._copies.popleft().result()
 
     def _fetched(self, name: str) -> _Segment | None:
         """Return a kept piece; None for one that is of no use."""
