@@ -45,6 +45,7 @@ class Fault(enum.Enum):
     EXPIRED = "the credentials have expired"
     NOT_TRUSTED = "nobody who is trusted here has signed the server's certificate"
     WRONG_REGION = "the store expects another region"
+    UNSUPPORTED = "the server does not know this kind of request"
     WRONG_PLACE = "the name or the settings cannot be right"
     BAD_KEY = "a key that this client cannot express"
     FULL = "the disk is full"
@@ -77,12 +78,15 @@ _UNTRUSTED = re.compile(
     r"InvalidCertificate|invalid peer certificate|CERTIFICATE_VERIFY_FAILED|certificate verify failed"
 )
 _OTHER_REGION = re.compile(r"\b(?:AuthorizationHeaderMalformed|PermanentRedirect|IllegalLocationConstraintException)\b")
+_UNSUPPORTED_CODE = re.compile(r"\b(?:X?NotImplemented|MissingContentMD5)\b")
 # What may be over at the next try; credentials that have expired are often being renewed in that moment.
 _REPEATED = frozenset((Fault.PASSING, Fault.EXPIRED))
 
 
 def fault_of(error: BaseException) -> Fault | None:
     """Say what kind of trouble an error of a storage client is; None for errors that are none of storage's."""
+    if isinstance(error, OSError) and (found := _fault_under(error)):
+        return found
     if isinstance(error, OSError) and error.errno is not None:
         return _ERRNO_FAULTS.get(error.errno, Fault.PASSING)
     module = type(error).__module__
@@ -101,6 +105,17 @@ def fault_of(error: BaseException) -> Fault | None:
     if module.startswith(("botocore", "aiobotocore", "aiohttp", "urllib3")):
         return _fault_of_botocore(error)
     return None
+
+
+def _fault_under(error: OSError) -> Fault | None:
+    """What the usual clients hide behind an error of the operating system, and which is not what that one says."""
+    if _UNTRUSTED.search(str(error)):
+        return Fault.NOT_TRUSTED
+    response = getattr(error.__cause__, "response", None)
+    code = str(response.get("Error", {}).get("Code")) if isinstance(response, dict) else ""
+    if _EXPIRED_CODE.fullmatch(code):
+        return Fault.EXPIRED
+    return Fault.WRONG_REGION if _OTHER_REGION.fullmatch(code) else None
 
 
 def _fault_of_obstore(error: BaseException) -> Fault:
@@ -123,6 +138,8 @@ def _fault_of_obstore(error: BaseException) -> Fault:
         return Fault.NOT_TRUSTED
     if _OTHER_REGION.search(text):
         return Fault.WRONG_REGION
+    if _UNSUPPORTED_CODE.search(text):
+        return Fault.UNSUPPORTED
     if "169.254.169.254" in text or "Missing credentials" in text:
         return Fault.NO_CREDENTIALS
     status = _STATUS.search(text)
@@ -136,8 +153,6 @@ def _fault_of_obstore(error: BaseException) -> Fault:
 def _fault_of_botocore(error: BaseException) -> Fault:
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
-        if _UNTRUSTED.search(str(error)):
-            return Fault.NOT_TRUSTED
         return Fault.NO_CREDENTIALS if "Credentials" in type(error).__name__ else Fault.PASSING
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
     code = str(response.get("Error", {}).get("Code"))
@@ -147,6 +162,8 @@ def _fault_of_botocore(error: BaseException) -> Fault:
         return Fault.EXPIRED
     if _OTHER_REGION.fullmatch(code):
         return Fault.WRONG_REGION
+    if _UNSUPPORTED_CODE.fullmatch(code):
+        return Fault.UNSUPPORTED
     if status in (401, 403):
         return Fault.DENIED
     if status == 404:
@@ -248,6 +265,10 @@ def _explained_of_bucket(fault: Fault, uri: str) -> NightreadError:
         Fault.NOT_TRUSTED: (
             f"The server of {uri!r} has a certificate that is not trusted here.",
             "Set NIGHTREAD_S3_CA_FILE to the PEM file of the authority that signed it.",
+        ),
+        Fault.UNSUPPORTED: (
+            f"The server of {uri!r} does not know a kind of request that was made.",
+            "Set NIGHTREAD_S3_CHECKSUMS=none if it is one that refuses checksum headers.",
         ),
         Fault.WRONG_REGION: (f"The bucket of {uri!r} is in another region.", f"Set {region} to that region."),
     }.get(fault, (f"{uri!r} cannot be used: {fault.value}.", f"Check the name, {endpoint} and {region}."))

@@ -22,6 +22,7 @@ from pipelines.storage.batches import FileBatch as FileBatch
 from pipelines.storage.bucket_listing import list_all
 from pipelines.storage.faults import Fault
 from pipelines.storage.reading import changed_at, other_version
+from pipelines.storage.roles import setting_of
 from pipelines.storage.settings import fsspec_filesystem, open_store, settings_of
 from pipelines.storage.throttle import Throttle
 
@@ -64,6 +65,11 @@ def check_root(root: str) -> None:
             return
         if fault is Fault.MISSING:
             raise UsageError(f"{root!r} does not exist.", "Check the name, and that the share is mounted.") from None
+        if fault is Fault.DENIED and paths.is_bucket(place):
+            raise UsageError(
+                f"{root!r} may not be listed with these S3 credentials.",
+                f"Check {setting_of(place, 'ACCESS_KEY_ID')}, or ask for the right s3:ListBucket on that bucket.",
+            ) from None
         raise faults.translated(error, place) from None
 
 
