@@ -26,7 +26,7 @@ from pipelines.scoring.report import NO_ROWS, RunCounts, ScoreProgress, Tally
 from pipelines.scoring.rows import RowContext
 from pipelines.scoring.scorer import PredictionMaker, Receipt, ScoreKernel, ShardWork
 from pipelines.scoring.staging import abandon
-from pipelines.scoring.vanished import ArchiveLost
+from pipelines.scoring.vanished import STORAGE_SIDE, ArchiveLost
 from pipelines.storage import files
 from pipelines.storage.leases import Lease
 
@@ -244,9 +244,11 @@ class _Session:
             self._sound.add(receipt.shard)
 
     def drop_doubtful_parts(self) -> None:
-        """Delete this session's parts that hold a failure of storage, or of which nobody has told."""
-        for shard in self._folder.finished_shards() - self._before - self._sound:
-            files.delete(self._folder.part(shard))
+        """Delete this session's parts that hold a failure of storage; those of which nobody has told are read."""
+        for shard in sorted(self._folder.finished_shards() - self._before - self._sound):
+            rows = parts.read_part(self._folder, shard)
+            if rows is None or not STORAGE_SIDE.isdisjoint(rows.column("error_code").to_pylist()):
+                files.delete(self._folder.part(shard))
 
 
 @contextlib.contextmanager

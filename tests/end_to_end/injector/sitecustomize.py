@@ -7,6 +7,7 @@ poison    an image with the bytes ABORT-HERE behind its end kills its decoder, o
 pause     the process stops itself (SIGSTOP) between the last check of its lease and the commit; FAULT_SEEN is created
 foreign   leases name another machine, and an unchanged one is stale after 3 s instead of two minutes
 full      writing a part fails as on a full disk once FAULT_AFTER parts are there
+hasty     an archive that is gone is waited for FAULT_PATIENCE seconds instead of five minutes
 slow      reading an image takes FAULT_SECONDS longer
 vanish    an image whose name holds `deleted`, `replaced` or `closed` is deleted, replaced or made unreadable just
           before it is read
@@ -95,6 +96,15 @@ def full(module: ModuleType) -> None:
     module.write = write
 
 
+def hasty(module: ModuleType) -> None:
+    real = module.ScoreConfig.__init__
+
+    def init(self: object, *arguments: object, **options: object) -> None:
+        real(self, *arguments, patience_seconds=float(os.environ["FAULT_PATIENCE"]), **options)
+
+    module.ScoreConfig.__init__ = init
+
+
 def slow(module: ModuleType) -> None:
     real = module.ImageReader.read
 
@@ -165,6 +175,7 @@ WRAPPERS = {
     "pause": {"pipelines.predictions.commit": pause},
     "foreign": {"pipelines.storage.processes": foreign_identity, "pipelines.storage.leases": impatient},
     "full": {"pipelines.storage.local_files": full},
+    "hasty": {"pipelines.scoring.config": hasty},
     "slow": {"pipelines.storage.reading": slow},
     "vanish": {"pipelines.storage.reading": vanish},
 }
