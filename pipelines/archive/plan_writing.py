@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-PREVIOUS: Final = "previous"
+# No manifest has a column of this name.
+PREVIOUS: Final = "nightread previous"
 
 _READ_ROWS: Final = 1 << 16
 _WRITE_ROWS: Final = 1 << 17

@@ -105,10 +105,10 @@ PARTITION_COLUMN: Final = "scored_date"
 
 # What a question calls the file of a row, before it becomes the row's day.
 FILE_COLUMN: Final = "nightread file"
-# `uri` is the manifest's name for image_uri, `shard` and `previous` are the plan's own columns: a carried one would
+# `uri` is the manifest's name for image_uri, `shard` and the next are the plan's own columns: a carried one would
 # collide with them, as the others would with names that planning and questions give to rows.
 _RESERVED: Final = frozenset(OUR_COLUMNS) | {
-    "uri", "shard", "previous", "nightread row", "file_row_number", FILE_COLUMN
+    "uri", "shard", "nightread previous", "nightread row", "file_row_number", FILE_COLUMN
 }  # fmt: skip
 
 

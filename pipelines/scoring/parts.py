@@ -14,6 +14,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.archive.plan_writing import PREVIOUS
 from pipelines.errors import NightreadError
 from pipelines.predictions.runs import RunFolder
 from pipelines.storage import files, paths
@@ -136,7 +137,7 @@ class PlanFile:
     @property
     def carried(self) -> pa.Schema:
         """The manifest's own columns that the plan carries."""
-        ours = {"shard", "image_uri", "image_version", "previous"}
+        ours = {"shard", "image_uri", "image_version", PREVIOUS}
         return pa.schema([field for field in self._file.schema_arrow if field.name not in ours])
 
     def images_of(self, shards: Iterable[int]) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.archive.plan_writing import PREVIOUS
 from pipelines.errors import ImageFailure
 from pipelines.images.preprocess import Prepared
 from pipelines.models.bundle import Bundle
@@ -26,7 +27,7 @@ class Outcome:
         prepared: What decoding gave; None for a failed image.
         answer: The model's output, float32 `[K]`; None for a failed image.
         failure: Why there is no answer; None for a scored image.
-        kept: The bytes are those of the plan's `previous` row, whose answer holds: nothing was decoded.
+        kept: The bytes are those of the plan's previous row, whose answer holds: nothing was decoded.
     """
 
     version: str
@@ -84,7 +85,7 @@ def prediction_rows(images: pa.Table, outcomes: Sequence[Outcome], context: RowC
 
     Args:
         images: The plan's rows: image_uri, image_version, the carried columns, and where answers may be kept
-            `previous`: a struct of the old row's columns, null for most images.
+            `PREVIOUS`: a struct of the old row's columns, null for most images.
         outcomes: What became of each, same length and order.
         context: What all rows share.
 
@@ -121,7 +122,7 @@ def prediction_rows(images: pa.Table, outcomes: Sequence[Outcome], context: RowC
         if field.name not in columns:
             columns[field.name] = images.column(field.name)
     if any(outcome.kept for outcome in outcomes):
-        columns |= _with_kept(images.column("previous"), outcomes, columns, context.schema)
+        columns |= _with_kept(images.column(PREVIOUS), outcomes, columns, context.schema)
     return pa.table([columns[field.name] for field in context.schema], schema=context.schema)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.archive.plan_writing import PREVIOUS
 from pipelines.errors import ImageFailure, ModelRefused
 from pipelines.images.child import DecodeChild
 from pipelines.images.fingerprint import difference_hash
@@ -342,8 +343,8 @@ class ShardScorer:
 def _planned(images: pa.Table) -> list[PlannedImage]:
     rows = images.num_rows
     known = [None] * rows
-    if "previous" in images.column_names:
-        known = pc.struct_field(images.column("previous"), "content_sha256").to_pylist()
+    if PREVIOUS in images.column_names:
+        known = pc.struct_field(images.column(PREVIOUS), "content_sha256").to_pylist()
     uris, versions = images.column("image_uri").to_pylist(), images.column("image_version").to_pylist()
     return [PlannedImage(*values) for values in zip(uris, versions, known, strict=True)]
 

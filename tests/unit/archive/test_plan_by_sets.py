@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipelines.archive.listing import ListingFilter
 from pipelines.archive.plan import ArchiveScope, Plan, PlanKey, make_plan
+from pipelines.archive.plan_writing import PREVIOUS
 from pipelines.errors import IMAGE_ERRORS
 
 KEY = PlanKey("v2", "pixels", "float32", "cells")
@@ -251,9 +252,9 @@ def test_a_plan_is_what_plain_python_says(tmp_path: Path, case: Case) -> None:
 
     answers = {uri: newest_of(uri, case) for uri in wanted if kinds[uri] == "changed"}
     if case.same_bytes and any(answers.values()):
-        assert [row["previous"] for row in rows] == [answers.get(uri) for uri in wanted]
+        assert [row[PREVIOUS] for row in rows] == [answers.get(uri) for uri in wanted]
     else:
-        assert not any("previous" in row for row in rows)
+        assert not any(PREVIOUS in row for row in rows)
 
     known = {row.uri for row in case.rows if row.code is None or row.code in LIES_IN_IMAGE}
     known &= {f"{ROOT}/{name}" for name in case.filter.passing}

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipelines.archive.plan_writing import PREVIOUS
 from pipelines.models.bundle import Bundle
 from pipelines.models.record import BundleSpec, ScorerEntry
 from pipelines.models.runtime import ScorerIO
@@ -99,7 +100,7 @@ def test_the_old_answer_holds_for_the_old_bytes_and_for_no_others(archive: list[
         names=[*ANSWERS, "p_of_another_model"],
     )
     previous = pa.array([None if number == 5 else struct[number].as_py() for number in range(6)], struct.type)
-    images = planned(archive, "south").append_column("previous", previous)
+    images = planned(archive, "south").append_column(PREVIOUS, previous)
     kernel = ByBrightness()
     new = run(tmp_path / "results", "second", 2, images, kernel)
 
@@ -119,6 +120,6 @@ def test_a_plan_without_one_old_answer_changes_nothing(archive: list[Path], tmp_
     plain = planned(archive, "north")
     kind = pa.struct([("content_sha256", pa.string()), ("score", pa.float32())])
     expected = run(tmp_path / "results", "one", 1, plain, ByBrightness())
-    found = run(tmp_path / "results", "two", 1, plain.append_column("previous", pa.nulls(6, kind)), ByBrightness())
+    found = run(tmp_path / "results", "two", 1, plain.append_column(PREVIOUS, pa.nulls(6, kind)), ByBrightness())
     varying = ["run_id", "scored_at"]
     assert found.drop_columns(varying).equals(expected.drop_columns(varying))
