@@ -127,6 +127,35 @@ def no_checksums(request: Request) -> tuple[int, str] | None:
     return (501, "NotImplemented") if newer else None
 
 
+class Renewal:
+    """Keys that end: after so many requests the server refuses them, and a moment later others stand in the file."""
+
+    def __init__(self, file: Path, requests: int, seconds: float) -> None:
+        self.file = file
+        self.refused = 0
+        self._left, self._seconds = requests, seconds
+        self._write("old")
+
+    def __call__(self, request: Request) -> tuple[int, str] | None:
+        if request.key_id == "new-key":
+            return None
+        self._left -= 1
+        if self._left >= 0:
+            return None
+        if not self.refused:
+            threading.Timer(self._seconds, self._write, ("new",)).start()
+        self.refused += 1
+        return 400, "ExpiredToken"
+
+    def _write(self, name: str) -> None:
+        beside = self.file.with_suffix(".new")
+        beside.write_text(
+            f"[default]\naws_access_key_id = {name}-key\naws_secret_access_key = {name}-secret\n"
+            f"aws_session_token = {name}-token\n"
+        )
+        beside.replace(self.file)
+
+
 def all_of(*rules: Rule) -> Rule:
     """Refuse what one of these refuses."""
     return lambda request: next((refused for rule in rules if (refused := rule(request))), None)

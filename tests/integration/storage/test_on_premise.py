@@ -19,6 +19,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from hospital_network import (
+    Renewal,
     Request,
     S3Gateway,
     WebProxy,
@@ -278,35 +279,6 @@ def test_a_server_that_refuses_checksums_is_served_without(s3_server: str, gatew
     assert files.list_names(f"{folder}/many") == []
 
 
-class Renewal:
-    """Keys that end: after so many requests the server refuses them, and a moment later others stand in the file."""
-
-    def __init__(self, file: Path, requests: int, seconds: float) -> None:
-        self.file = file
-        self.refused = 0
-        self._left, self._seconds = requests, seconds
-        self._write("old")
-
-    def __call__(self, request: Request) -> tuple[int, str] | None:
-        if request.key_id == "new-key":
-            return None
-        self._left -= 1
-        if self._left >= 0:
-            return None
-        if not self.refused:
-            threading.Timer(self._seconds, self._write, ("new",)).start()
-        self.refused += 1
-        return 400, "ExpiredToken"
-
-    def _write(self, name: str) -> None:
-        beside = self.file.with_suffix(".new")
-        beside.write_text(
-            f"[default]\naws_access_key_id = {name}-key\naws_secret_access_key = {name}-secret\n"
-            f"aws_session_token = {name}-token\n"
-        )
-        beside.replace(self.file)
-
-
 @pytest.mark.parametrize("client", [*CLIENTS, None])
 def test_keys_that_end_and_are_renewed_in_their_file_fail_nothing(
     client: Client | None, s3_server: str, gateway: Callable, place: Callable, tmp_path: Path
@@ -363,6 +335,22 @@ def test_what_a_server_refuses_is_one_sentence_with_a_cure_and_without_a_secret(
         client(folder)
     assert cure in caught.value.cure
     assert "private" not in repr(caught.value) + str(caught.value)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_doctor_tries_a_place_for_results_with_the_keys_of_its_role(
+    trusted: bool, s3_server: str, gateway: Callable, place: Callable, authority: tuple[Path, Path]
+) -> None:
+    from jobs.doctor import examine
+
+    server = gateway(s3_server, authority[1])
+    server.rule = only_key("results-key")
+    place(s3_server, NIGHTREAD_S3_RESULTS_ENDPOINT_URL=server.endpoint, **keys("results", "NIGHTREAD_S3_RESULTS_"))
+    folder = place(s3_server, **({"NIGHTREAD_S3_CA_FILE": str(authority[0])} if trusted else {}))
+    declare(Role.RESULTS, folder)
+    check = next(check for check in examine(folder, "local") if check.name == "results")
+    assert check.good is trusted
+    assert trusted or "NIGHTREAD_S3_CA_FILE" in check.cure
 
 
 def test_a_bucket_that_may_be_read_but_not_listed_is_told_apart(
