@@ -123,12 +123,12 @@ def make_plan(
         rescore: Plan what the table settles, too.
         retry_failed: A failure that lies in the image does not settle it.
         backfill: At most so many images that another version of the model has settled; None: all.
-        same_bytes: Give each changed image its newest row of this model, in the column `previous`.
+        same_bytes: Give each changed image its newest row of this model, in the column `PREVIOUS`.
         scope: What the listing could have found; None: `known` and `gone` are not asked for.
         root: The root of the images, canonical and escaped, to be compared with others; None: `moved` is not asked for.
         rows_a_run: At most so many images in one file; None: all in one.
         out_folder: Local folder of the plan files, `plan-000.parquet` and so on: `shard` (int32, from 0, in order),
-            the listing's columns and, with `same_bytes` where an image has one, `previous` (a struct, see
+            the listing's columns and, with `same_bytes` where an image has one, `PREVIOUS` (a struct, see
             `Questions.write_previous`). None is written where nothing is planned.
 
     Returns:
