@@ -67,6 +67,9 @@ class Segments:
         purpose: What is listed and how: pieces that were made for another purpose are not used.
         kept_in: A folder or URI for pieces; None to keep none.
         clock: Seconds since 1970, instead of the real ones.
+
+    Attributes:
+        found: How many images the pieces hold, without those too young.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Segments:
         self._kept_in = kept_in
         self._clock = clock
         self._segments: list[_Segment] = []
+        self.found = 0
         # Copies to a bucket take longer than listing what they hold.
         self._copying = ThreadPoolExecutor(_THREADS, thread_name_prefix="segments")
         self._copies: deque[Future[None]] = deque()
@@ -100,6 +104,7 @@ class Segments:
         found = list(self._copying.map(self._fetched, names))
         by_range = {segment.keys: segment for segment in found if segment is not None}
         self._segments = [by_range[keys] for keys in apart(by_range)]
+        self.found = sum(segment.images for segment in self._segments)
         used = {segment.kept_as for segment in self._segments}
         for name in names:
             if name not in used:
@@ -107,7 +112,7 @@ class Segments:
 
     def forget(self) -> None:
         """Delete all pieces, the kept ones too."""
-        self._segments = []
+        self._segments, self.found = [], 0
         self._await_copies(0)
         if self._kept_in is not None:
             files.delete_tree(self._kept_in)
@@ -140,17 +145,13 @@ class Segments:
             self._await_copies(_THREADS)
             self._copies.append(self._copying.submit(files.put, str(path), paths.join(self._kept_in, name)))
         images = rows.num_rows - rows.column("young").true_count
+        self.found += images
         self._segments.append(_Segment(path, keys, images, sieve.left_out, sieve.suffixes, now))
 
     @property
     def are_kept(self) -> bool:
         """Whether another process can take them over."""
         return self._kept_in is not None
-
-    @property
-    def found(self) -> int:
-        """How many images the pieces hold, without those too young."""
-        return sum(segment.images for segment in self._segments)
 
     def gaps(self) -> list[KeyRange]:
         """Return what is not listed yet."""

@@ -1,7 +1,7 @@
 """A stand-in for S3 that answers ListObjectsV2 fast, in pages of 1,000, so that a client's own speed can be measured.
 
 It lists `--keys` keys `folder000000/image0000.jpg` … in order, understands start-after and continuation tokens, tells
-at `/count` how many pages it was asked for, and knows nothing else. Run as a process of its own:
+at `/cost` how many pages it was asked for and what they cost it, and knows nothing else. Run as a process of its own:
 `python s3_stand_in.py --keys 1000000` prints its address.
 """
 
@@ -11,6 +11,7 @@ import argparse
 import bisect
 import contextlib
 import itertools
+import json
 import re
 import socketserver
 import subprocess
@@ -67,8 +68,8 @@ class _Handler(socketserver.StreamRequestHandler):
             while self.rfile.readline() not in (b"\r\n", b""):
                 pass
             address = urlsplit(line.split()[1].decode())
-            if address.path == "/count":
-                self._send(b"%d" % next(self.asked))
+            if address.path == "/cost":
+                self._send(json.dumps({"pages": next(self.asked), "cpu_seconds": time.process_time()}).encode())
                 return
             next(self.asked)
             time.sleep(self.delay_seconds)
