@@ -18,6 +18,9 @@ from pipelines.archive.listing import ListingFilter
 from pipelines.archive.plan_questions import Bits, Questions, explained, open_questions
 from pipelines.archive.plan_questions import PlanKey as PlanKey
 from pipelines.archive.plan_writing import PlanShape, write_plans
+from pipelines.errors import UsageError
+
+MOST_RUNS = 1000
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def make_plan(
 
     Raises:
         ValueError: If `rows_per_group` is no multiple of `shard_size`.
-        UsageError: If the join needs more memory than it may take.
+        UsageError: If the join needs more memory than it may take, or there would be more than a thousand runs.
         TryLater: If a file of the table cannot be read, or the disk of the temporary folder is full.
     """
     if rows_per_group % shard_size:
@@ -148,6 +151,7 @@ def make_plan(
         moved = None if root is None else _moved(questions, kinds, root)
         first, later = _chosen(kinds, backfill, rescore, limit)
         previous = questions.write_previous(kinds.changed & first, key) if same_bytes else None
+        _refuse_too_many_runs(_count(first | later), rows_a_run)
         paths = write_plans(str(listing_path), (first, later), previous, Path(out_folder), shape)
     planned = _count(first | later)
     return Plan(
@@ -220,6 +224,14 @@ def _moved(questions: Questions, kinds: _Kinds, root: str) -> Moved | None:
     inside = root if root.endswith("/") else root + "/"
     old_root, matched, looked_at = questions.known_elsewhere(kinds.new, inside)
     return Moved(old_root, root, matched, looked_at) if 2 * matched > looked_at else None
+
+
+def _refuse_too_many_runs(planned: int, rows_a_run: int | None) -> None:
+    if rows_a_run is not None and planned > MOST_RUNS * rows_a_run:
+        raise UsageError(
+            f"--commit-every {rows_a_run:,} would make {-(-planned // rows_a_run):,} runs of {planned:,} images.",
+            f"Commit at least {-(-planned // MOST_RUNS):,} at once.",
+        )
 
 
 def _at_most(bits: Bits, count: int | None) -> Bits:

@@ -63,6 +63,7 @@ def planned(
     retry_failed: bool = False,
     shard_size: int = 2,
     group: int = 4,
+    rows_a_run: int | None = None,
 ) -> tuple[Plan, list[dict[str, object]]]:
     """Make a plan in a folder of its own and read it back."""
     place = folder / f"plan {next(COUNTER)} [x]*?"
@@ -85,6 +86,7 @@ def planned(
         limit=limit,
         rescore=rescore,
         retry_failed=retry_failed,
+        rows_a_run=rows_a_run,
         out_folder=out,
     )
     assert list(plan.paths) == list(out.iterdir())
@@ -119,6 +121,13 @@ def test_files_with_other_columns_are_read_together(tmp_path: Path) -> None:
     pq.write_table(second.append_column("p_new", pa.array([0.1])), tmp_path / "2.parquet")
     plan, _ = planned(tmp_path, [("/a", "1"), ("/b", "1")], [*files, str(tmp_path / "2.parquet")])
     assert plan.unchanged == 2
+
+
+def test_a_run_for_every_few_images_is_refused(tmp_path: Path) -> None:
+    listing = [(f"/{number}", "1") for number in range(1001)]
+    with pytest.raises(UsageError, match="would make 1,001 runs of 1,001 images") as caught:
+        planned(tmp_path, listing, [], rows_a_run=1)
+    assert "at least 2 at once" in caught.value.cure
 
 
 def test_shards_follow_each_other_across_groups(tmp_path: Path) -> None:
