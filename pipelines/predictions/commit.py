@@ -136,7 +136,7 @@ def commit_run(
         if attempt and iter(batches) is batches:
             break
         before_append()
-        rows = _Watched(schema, batches, before_append)
+        rows = WatchedBatches(schema, batches, before_append)
         if _append(table, results, run_id, COMMITTED, rows):
             return int(table.version())
     raise _contended(run_id)
@@ -158,12 +158,12 @@ def abandon_run(results: str, run_id: str, lease: Lease | None = None) -> bool:
         state = table.transaction_version(run_id)
         if state is not None:
             return state != COMMITTED
-        if _append(table, results, run_id, ABANDONED, _Watched(table_schema(table), (), _nothing)):
+        if _append(table, results, run_id, ABANDONED, WatchedBatches(table_schema(table), (), _nothing)):
             return True
     raise _contended(run_id)
 
 
-def _append(table: DeltaTable, results: str, run_id: str, mark: int, rows: _Watched) -> bool:
+def _append(table: DeltaTable, results: str, run_id: str, mark: int, rows: WatchedBatches) -> bool:
     """Append through the given table object; False where the table must be looked at again."""
     from deltalake import CommitProperties, Transaction, WriterProperties, write_deltalake
     from deltalake.exceptions import CommitFailedError
@@ -229,8 +229,13 @@ def _nothing() -> None:
     """Stands for a check where there is none."""
 
 
-class _Watched:
+class WatchedBatches:
     """Batches on their way to the writer: keeps the error that they raise, which the writer would rewrite.
+
+    Args:
+        schema: Of the batches.
+        batches: They themselves.
+        last_check: Called when all have been handed over, before the commit; raises to prevent it.
 
     Attributes:
         schema: Of the batches.

@@ -6,26 +6,31 @@ where; the same command with the prefixes exchanged takes it back.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import os
 import secrets
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from pipelines.errors import NightreadError, TryLater, UsageError
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.errors import TryLater, UsageError
 from pipelines.predictions import commit
-from pipelines.predictions.query import connect
+from pipelines.predictions.query import connect, run_query
 from pipelines.predictions.runs import RunFolder, list_runs
+from pipelines.predictions.schema import PARTITION_COLUMN
 from pipelines.predictions.statements import literal
-from pipelines.predictions.table import explained_errors, open_table, table_uri
-from pipelines.storage import paths
+from pipelines.predictions.table import explained_errors, live_files, open_table, table_schema, table_uri
+from pipelines.storage import files, paths
 from pipelines.storage.leases import Lease
 from pipelines.storage.listing import root_uri
 
-if TYPE_CHECKING:
-    from deltalake import DeltaTable
-
+_BATCH_ROWS: Final = 4096
 _KEY: Final = "nightread_rebase"
 # What makes two rows answers of the same model to the same file.
 _SAME: Final = ("frame", "image_version", "model_id", "preprocessing_id", "precision")
@@ -123,51 +128,128 @@ def _counted(results: str, old: str, new: str) -> Rebased:
 
 
 def _rename(results: str, counted: Rebased, who: Mapping[str, Any], lease: Lease) -> int:
-    """Change the names in one commit; the version that holds them."""
-    from deltalake import CommitProperties, WriterProperties
+    """Write the days on which images of the folder were scored anew, in one commit; the version that holds them."""
+    from deltalake import CommitProperties, WriterProperties, write_deltalake
     from deltalake.exceptions import CommitFailedError
 
-    token = secrets.token_hex(8)
-    told = {
-        "from": counted.old_prefix,
-        "to": counted.new_prefix,
-        "user": who.get("user"),
-        "host": who.get("host"),
-        "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "token": token,
-    }
-    table = open_table(results, lease)
+    table, uri, token = open_table(results, lease), table_uri(results), secrets.token_hex(8)
+    days = _days_inside(results, counted.old_prefix)
+    touched = [file for file in live_files(table, results) if days[0] <= _day_of(file) <= days[1]]
+    rows = _Renaming(table_schema(table), touched, counted)
+
+    def last_check() -> None:
+        if rows.renamed != counted.rows:
+            raise RuntimeError(f"{rows.renamed} rows were named anew, and {counted.rows} were to be")
+        lease.check()
+
+    watched = commit.WatchedBatches(rows.schema, rows, last_check)
     try:
-        with explained_errors(table_uri(results)):
-            table.update(
-                updates={"image_uri": _renamed("image_uri", counted.old_prefix, counted.new_prefix)},
-                predicate=_inside(counted.old_prefix),
+        with explained_errors(uri):
+            # The library's own UPDATE holds as many files in memory as there are; this a few batches.
+            write_deltalake(
+                table,
+                pa.RecordBatchReader.from_batches(rows.schema, iter(watched)),
+                mode="overwrite",
+                predicate=f"{PARTITION_COLUMN} >= '{days[0]}' AND {PARTITION_COLUMN} <= '{days[1]}'",
                 writer_properties=WriterProperties(compression="ZSTD"),
-                commit_properties=CommitProperties(custom_metadata={_KEY: json.dumps(told)}),
+                commit_properties=CommitProperties(custom_metadata={_KEY: _told(counted, who, token)}),
             )
     except CommitFailedError:
         raise TryLater(
             "The table changed while its names were being changed; nothing was written.", "Start it again."
         ) from None
-    except NightreadError:
+    except Exception:
+        if watched.error is not None:
+            raise watched.error from None
         # An error after the commit was sent says nothing about whether it landed.
         table = open_table(results)
-        if not _landed(table, token):
+        if not any(token in str(entry.get(_KEY, "")) for entry in table.history(1)):
             raise
     return int(table.version())
 
 
-def _landed(table: DeltaTable, token: str) -> bool:
-    return any(token in str(entry.get(_KEY, "")) for entry in table.history(1))
+def _told(counted: Rebased, who: Mapping[str, Any], token: str) -> str:
+    """What the table's log is to say."""
+    return json.dumps(
+        {
+            "from": counted.old_prefix,
+            "to": counted.new_prefix,
+            "user": who.get("user"),
+            "host": who.get("host"),
+            "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "token": token,
+        }
+    )
+
+
+class _Renaming:
+    """The rows of some files of the table, those of the folder under their new names.
+
+    Attributes:
+        schema: The table's.
+        renamed: Rows that got a new name so far.
+    """
+
+    def __init__(self, schema: pa.Schema, uris: Sequence[str], names: Rebased) -> None:
+        self.schema = schema
+        self.renamed = 0
+        self._uris = uris
+        self._old, self._new = _with_slash(names.old_prefix), _with_slash(names.new_prefix)
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        import pyarrow.parquet as pq
+
+        self.renamed = 0
+        for uri in self._uris:
+            with _at_hand(uri) as path, pq.ParquetFile(path, pre_buffer=False) as file:
+                for batch in file.iter_batches(_BATCH_ROWS, use_threads=False):
+                    yield self._renamed(batch, _day_of(uri))
+
+    def _renamed(self, batch: pa.RecordBatch, day: datetime.date) -> pa.RecordBatch:
+        there = set(batch.schema.names)
+        columns = {field.name: batch.column(field.name) for field in self.schema if field.name in there}
+        missing = [field for field in self.schema if field.name not in there]
+        columns |= {field.name: pa.nulls(batch.num_rows, field.type) for field in missing}
+        columns[PARTITION_COLUMN] = pa.repeat(pa.scalar(day), batch.num_rows)
+        uris = columns["image_uri"].cast(pa.string())
+        moves = pc.starts_with(uris, self._old)
+        self.renamed += pc.sum(moves).as_py() or 0
+        moved = pc.binary_join_element_wise(self._new, pc.utf8_slice_codeunits(uris, len(self._old)), "")
+        columns["image_uri"] = pc.if_else(moves, moved, uris)
+        arrays = [columns[field.name].cast(field.type) for field in self.schema]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+
+@contextlib.contextmanager
+def _at_hand(uri: str) -> Iterator[str]:
+    """The local path of a file; of one in a bucket a copy that lasts as long as the block."""
+    if paths.is_local(uri):
+        yield uri
+        return
+    with tempfile.TemporaryDirectory(prefix="nightread-rebase-") as folder:
+        path = os.path.join(folder, "rows.parquet")
+        files.fetch(uri, path)
+        yield path
+
+
+def _day_of(uri: str) -> datetime.date:
+    return datetime.date.fromisoformat(paths.name(paths.parent(uri)).partition("=")[2])
+
+
+def _days_inside(results: str, prefix: str) -> tuple[datetime.date, datetime.date]:
+    """The first and the last day on which images of a folder were scored."""
+    sql = f"SELECT min({PARTITION_COLUMN}) AS first, max({PARTITION_COLUMN}) AS last FROM rows WHERE {_inside(prefix)}"
+    (found,) = run_query(results, sql).to_pylist()
+    return found["first"], found["last"]
 
 
 def _inside(prefix: str) -> str:
-    """The condition that an image lies below a folder, for DuckDB and for the table's library alike."""
+    """The condition that an image lies below a folder."""
     return f"starts_with(image_uri, {literal(_with_slash(prefix))})"
 
 
 def _renamed(column: str, old: str, new: str) -> str:
-    """The new name of an image below the old folder; both count characters."""
+    """The new name of an image below the old folder."""
     return f"concat({literal(_with_slash(new))}, substr({column}, {len(_with_slash(old)) + 1}))"
 
 

@@ -89,7 +89,7 @@ image_rows = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.lists(st.lists(image_rows, max_size=12), max_size=4), st.sampled_from(["results", "re*sults {a}"]))
 def test_each_image_frame_and_model_has_its_newest_row_once(runs: list[list[Row]], name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

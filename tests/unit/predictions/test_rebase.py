@@ -71,7 +71,7 @@ uris = st.lists(
 )
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(uris, st.lists(part, min_size=1, max_size=2), st.lists(part, min_size=1, max_size=2))
 def test_every_row_of_the_folder_and_no_other_and_back(names: list[str], old_parts: list[str], new: list[str]) -> None:
     old = "/" + "/".join(old_parts)
