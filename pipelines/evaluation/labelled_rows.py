@@ -88,6 +88,7 @@ class Question:
         self._labels = labels
         self._columns: list[str] = []
         self._by: list[str] = []
+        self._has_forms = False
 
     def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Look at the columns and make the rows that are meant a view of their own."""
@@ -108,6 +109,7 @@ class Question:
         patients = ["patient_id"] if "patient_id" in there else []
         self._columns = list(dict.fromkeys([*_NEEDED, *classes, *patients, *self._by]))
         connection.register("nightread_keys", pa.table({"key": pa.array(self._labels.keys, pa.string())}))
+        self._prepare_forms(connection)
         # A view takes no parameters; values are quoted as text.
         connection.execute(
             f"""CREATE TEMP VIEW meant AS SELECT *, {self._key_text()} AS {quoted(KEY)} FROM (
@@ -181,7 +183,22 @@ class Question:
             meant.append(f"({named}{by_id})")
         return " AND ".join(meant) or "true"
 
+    def _prepare_forms(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Find images that a label names in Unicode's other form, as Macs write names: one label, one image."""
+        self._has_forms = self._config.labels.on == URI and not all(key.isascii() for key in self._labels.keys)
+        if not self._has_forms:
+            return
+        connection.execute(
+            """CREATE TEMP TABLE nightread_forms AS WITH images AS (SELECT DISTINCT image_uri FROM rows),
+            unknown AS (SELECT key FROM nightread_keys ANTI JOIN images ON key = image_uri),
+            unnamed AS (SELECT image_uri FROM images ANTI JOIN nightread_keys ON key = image_uri)
+            SELECT image_uri AS image, key FROM unnamed JOIN unknown ON nfc_normalize(image_uri) = nfc_normalize(key)
+            QUALIFY count(*) OVER (PARTITION BY nfc_normalize(key)) = 1"""
+        )
+
     def _key_text(self) -> str:
+        if self._has_forms:
+            return "coalesce((SELECT key FROM nightread_forms WHERE image = image_uri), image_uri)"
         text = f"CAST({quoted(self._config.key)} AS VARCHAR)"
         return f"lower({text})" if self._config.key == "content_sha256" else text
 

@@ -138,7 +138,8 @@ def test_a_manifest_of_any_form_finds_the_files(
 def test_a_report_on_such_names(archive: Path, scored: Any, capsys: pytest.CaptureFixture[str]) -> None:
     labels, report = archive / "labels.csv", archive / "report"
     with labels.open("w", newline="", encoding="utf-8") as handle:
-        rows = [[escaped(name), ("benign", "malignant")[at % 2], f"p{at}"] for at, name in enumerate(NAMES)]
+        uris = [unicodedata.normalize("NFC", escaped(name)) for name in NAMES]
+        rows = [[uri, ("benign", "malignant")[at % 2], f"p{at}"] for at, uri in enumerate(uris)]
         csv.writer(handle).writerows([["uri", "label", "patient_id"], *rows])
     arguments = ["--labels", str(labels), "--root", str(archive / "archive"), "--report", str(report)]
     assert main(["evaluate", "--results", str(archive / "results"), *arguments]) == 0

@@ -128,6 +128,19 @@ def test_the_newest_answer_meets_its_label(results: str, tmp_path: Path) -> None
     assert (found.model.name, found.model.precision) == ("moles", "float32")
 
 
+def test_labels_in_the_other_unicode_form_find_their_images(tmp_path: Path) -> None:
+    """`\u00e9` as one character or two; an exact name wins, and of two images that are meant alike none is taken."""
+    names = ["\u00e9", "e\u0301\u00e9", "\u00e9e\u0301", "e\u03012", "plain"]
+    place = str(tmp_path / "results")
+    night(place, 0, [row(at, ANSWERS[at], image_uri=f"/img/{name}.png") for at, name in enumerate(names)])
+    wanted = ["e\u0301", "\u00e9\u00e9", "\u00e92", "e\u03012", "plain"]
+    rows = [f"/img/{name}.png,Benign" for name in wanted]
+    found = joined(place, labels(tmp_path, "uri,label", rows))
+    assert found.cases.uris == ("/img/e\u03012.png", "/img/plain.png", "/img/\u00e9.png")
+    assert (found.rows_without_label, found.labels_without_row) == (2, 2)
+    assert found.cases.labels.tolist() == [0, 0, 0]
+
+
 def test_images_that_trained_the_model_are_left_out_and_counted(results: str, tmp_path: Path) -> None:
     config = labels(tmp_path, "uri,label", ["/img/4.png,Benign", "/img/5.png,Malignant"])
     left = joined(results, config)
