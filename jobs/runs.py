@@ -1,16 +1,19 @@
-"""`nightread runs`: which nights there were, and what each of them did."""
+"""`nightread runs`: which nights there were, what each of them did, and what has to be told when an archive moves."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.console import Console, JsonOption, duration
+from jobs.console import Console, JsonOption, duration, program
 from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
+    from pipelines.predictions.rebase import Rebased
     from pipelines.predictions.runs import RunRecord
 
 ResultsArgument = Annotated[str, typer.Argument(help="The results folder or URI.")]
@@ -18,9 +21,10 @@ ResultsArgument = Annotated[str, typer.Argument(help="The results folder or URI.
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    runs = typer.Typer(help="Show the runs of a results folder.", rich_markup_mode=None)
+    runs = typer.Typer(help="Show the runs of a results folder, and look after them.", rich_markup_mode=None)
     runs.command("list")(list_)
     runs.command("show")(show)
+    runs.command("rebase")(rebase)
     app.add_typer(runs, name="runs")
 
 
@@ -58,6 +62,45 @@ def show(
     facts = list(_facts(record))
     width = max(len(name) for name, _ in facts)
     console.say("\n".join(f"{name:<{width}}  {value}" for name, value in facts))
+
+
+def rebase(
+    results: ResultsArgument,
+    old_prefix: Annotated[str, typer.Argument(help="The folder or URI in which the images lay when they were scored.")],
+    new_prefix: Annotated[str, typer.Argument(help="Where they lie now.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count; change nothing.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Tell the table that an archive has moved, so that no image is scored again for its new place.
+
+    Writes one new version of the table. Files are neither looked at nor moved.
+    """
+    from pipelines.predictions.rebase import rebase as rebase_table
+    from pipelines.predictions.runs import who_and_where
+    from pipelines.storage import paths
+
+    done = rebase_table(results, old_prefix, new_prefix, who_and_where(), dry_run=dry_run)
+    # Images that were in the new folder before would be taken along: then there is no exact way back.
+    back = None
+    if not done.there_before:
+        words = [results, *(paths.canonical(prefix) for prefix in (new_prefix, old_prefix))]
+        back = f"{program()} runs rebase {shlex.join(words)}"
+    answer = {**asdict(done), "results": paths.canonical(results), "dry_run": dry_run, "taken_back_by": back}
+    Console(json).result(answer, _told(done, dry_run, back))
+
+
+def _told(done: Rebased, dry_run: bool, back: str | None) -> str:
+    would = "would be" if dry_run else "are"
+    lines = ["Dry run: nothing was written."] if dry_run else []
+    lines.append(f"  rebased     {done.rows:,} rows of {done.images:,} images, which {would} in {done.new_prefix} now")
+    if done.abandoned:
+        lines.append(f"  given up    {', '.join(done.abandoned)}: interrupted, its images {would} new again")
+    if done.there_before:
+        lines.append(f"  no way back: {done.there_before:,} images were in the new folder before")
+    if not dry_run:
+        lines.append(f"  table       version {done.table_version}")
+        lines += [f"  taken back by: {back}"] if back else []
+    return "\n".join(lines)
 
 
 def _records(results: str) -> list[RunRecord]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import json
+import shlex
 from pathlib import Path
 
 import pyarrow as pa
@@ -140,3 +141,28 @@ def test_a_run_or_results_that_are_not_there_are_exit_2(
     assert main(["runs", "list", str(tmp_path), "--json"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "[]"
     assert main(["runs", "show", str(tmp_path)]) == 2
+
+
+def test_a_moved_archive_is_told_and_the_answer_says_how_to_take_it_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = str(tmp_path / "the results")
+    commit.ensure_table(place)
+    fixed = {**dict.fromkeys(SCHEMA.names), "run_id": "r1", "status": "scored", "scored_date": WHEN.date()}
+    rows = [{**fixed, "image_uri": f"/old/{number}"} for number in range(3)]
+    commit.commit_run(place, "r1", SCHEMA, pa.Table.from_pylist(rows, SCHEMA).to_batches(), lambda: None)
+
+    assert main(["runs", "rebase", place, "/old", "/new place", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "nothing was written" in shown and "3 rows of 3 images" in shown and "taken back" not in shown
+    assert main(["runs", "rebase", place, "/old", "/new place", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["rows"], answer["images"], answer["table_version"], answer["dry_run"]) == (3, 3, 2, False)
+    words = shlex.split(answer["taken_back_by"])
+    assert words[-5:] == ["runs", "rebase", place, "/new place", "/old"]
+    assert main(["query", place, "SELECT image_uri FROM rows ORDER BY 1 LIMIT 1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"image_uri": "/new place/0"}]
+    assert main(words[-5:]) == 0
+    assert "taken back by" in capsys.readouterr().out
+    assert main(["runs", "rebase", place, "/ol", "/new"]) == 2
+    assert "No image of the table" in capsys.readouterr().err
