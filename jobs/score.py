@@ -256,7 +256,7 @@ def _found_lines(report: ScoreReport) -> Iterable[str]:
         time = f", about {duration(report.seconds_estimated)}" if report.seconds_estimated is not None else ""
         yield f"  would score {report.planned:,} images in {report.shards:,} shards{time}"
         for place, counts in report.requests.items():
-            yield f"  requests    of the {place}'s store: {_counted(counts.items())}"
+            yield f"  requests    to the store of the {place}: {_counted(counts.items())}"
         if report.would_stop:
             yield "  would stop  more is changed or gone than --max-changed allows"
 

@@ -150,13 +150,13 @@ def list_images(night: Night, folder: Path, kept_in: str | None) -> Listing:
 
 
 def refuse_nothing(listing: Listing, config: ScoreConfig) -> None:
-    """An archive without one image is a share that is not mounted, or kinds that are not read.
+    """An archive without one image is a share that is not mounted, or kinds that are not read; or it is still copied.
 
     Raises:
         UsageError: If there are files, all of kinds that are not read; names the kinds.
         TryLater: If there is not one file and `--allow-empty` was not said.
     """
-    if listing.found or config.allow_empty:
+    if listing.found or config.allow_empty or listing.left_out.get("too_young"):
         return
     if listing.left_out.get("not_included"):
         raise UsageError(
