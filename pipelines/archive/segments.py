@@ -7,6 +7,7 @@ them the pieces are the whole bucket, so that a listing that was killed goes on 
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections import Counter, deque
@@ -34,6 +35,7 @@ _FLUSH_SHARE: Final = 0.05
 _THREADS: Final = 8
 _FORMAT: Final = 1
 _METADATA: Final = b"nightread segment"
+_NAME: Final = re.compile(r"[0-9a-f]{32}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -100,22 +102,19 @@ class Segments:
         """
         if self._kept_in is None:
             return
-        names = files.list_names(self._kept_in)
+        names = self._kept_names()
         found = list(self._copying.map(self._fetched, names))
         by_range = {segment.keys: segment for segment in found if segment is not None}
         self._segments = [by_range[keys] for keys in apart(by_range)]
         self.found = sum(segment.images for segment in self._segments)
         used = {segment.kept_as for segment in self._segments}
-        for name in names:
-            if name not in used:
-                files.delete(paths.join(self._kept_in, name))
+        self._delete([name for name in names if name not in used])
 
     def forget(self) -> None:
         """Delete all pieces, the kept ones too."""
         self._segments, self.found = [], 0
         self._await_copies(0)
-        if self._kept_in is not None:
-            files.delete_tree(self._kept_in)
+        self._delete(self._kept_names())
 
     def add(self, keys: KeyRange, rows: pa.RecordBatch, sieve: Sieve) -> None:
         """Write a piece.
@@ -172,6 +171,14 @@ class Segments:
         """Give all rows in the order of their keys."""
         for segment in sorted(self._segments, key=lambda segment: segment.keys.after):
             yield from pq.ParquetFile(segment.path).iter_batches(SEGMENT_FILES)
+
+    def _kept_names(self) -> list[str]:
+        names = [] if self._kept_in is None else files.list_names(self._kept_in)
+        return [name for name in names if _NAME.fullmatch(name)]
+
+    def _delete(self, names: list[str]) -> None:
+        place = self._kept_in or ""
+        list(self._copying.map(lambda name: files.delete(paths.join(place, name)), names))
 
     def _await_copies(self, most: int) -> None:
         """Wait until no more than these are on their way."""

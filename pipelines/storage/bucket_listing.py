@@ -127,7 +127,7 @@ class _Stopped(Exception):
     """Nobody wants the rest."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Open:
     """A range that a stream is at.
 

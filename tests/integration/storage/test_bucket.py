@@ -18,7 +18,7 @@ from fault_proxy import FaultProxy, one_in
 
 from pipelines.archive.listing import ListingFilter, list_archive
 from pipelines.errors import ImageFailure, TryLater, UsageError
-from pipelines.storage import files, listing, paths
+from pipelines.storage import bucket_pages, files, listing, paths
 from pipelines.storage.reading import ImageReader
 from pipelines.storage.settings import fsspec_filesystem
 
@@ -226,8 +226,8 @@ def test_a_listing_that_breaks_off_goes_on_where_it_was(
     root, uris = archive
     proxy = fault_proxy(s3.endpoint)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-    for batch, broken in ((333, (2,)), (8192, (1, 3)), (90, (2, 3, 5))):
-        monkeypatch.setattr(listing, "BATCH_FILES", batch)
+    for page, broken in ((333, (2,)), (1000, (1, 3)), (90, (2, 3, 5))):
+        monkeypatch.setattr(bucket_pages, "PAGE", page)
         asked = count()
         # A body that ends early is not repeated by the client itself, so that its stream ends.
         proxy.rule = lambda _method, _path, asked=asked, broken=broken: "cut" if next(asked) in broken else None  # type: ignore[misc]

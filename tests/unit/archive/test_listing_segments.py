@@ -128,20 +128,21 @@ def test_only_recent_and_whole_pieces_of_the_same_listing_are_taken_over(tmp_pat
         write(first, KeyRange("b", "d"), ["b1.jpg", "c.jpg"])
     with run("b", "other", 1000) as other:
         write(other, KeyRange("m", None), ["n.jpg"])
-    (kept / "stranger.parquet").write_bytes(b"PAR1 cut short")
-    pq.write_table(pa.table({"a": [1]}), kept / "table.parquet")
+    (kept / f"{'0' * 32}.parquet").write_bytes(b"PAR1 cut short")
+    pq.write_table(pa.table({"a": [1]}), kept / f"{'1' * 32}.parquet")
+    (kept / "stranger.parquet").write_bytes(b"not ours")
     with run("c", "p", 1000 + USABLE_SECONDS) as again:
         again.load()
         assert listed(again) == ["a.jpg"]
         assert again.gaps() == [KeyRange("c", None)]
-        assert len(os.listdir(kept)) == 1
+        assert len(os.listdir(kept)) == 2
     for name, at in (("d", 1001.0 + USABLE_SECONDS), ("e", 999.0 - USABLE_SECONDS)):
         with run("x" + name, "p", 1000) as fresh:
             write(fresh, EVERYTHING, ["z.jpg"])
         with run(name, "p", at) as late:
             late.load()
             assert late.gaps() == [EVERYTHING]
-        assert os.listdir(kept) == []
+        assert os.listdir(kept) == ["stranger.parquet"]
 
 
 def test_what_is_forgotten_is_gone(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_what_is_forgotten_is_gone(tmp_path: Path) -> None:
         write(segments, EVERYTHING, ["a.jpg"])
         segments.forget()
         assert (segments.gaps(), listed(segments)) == ([EVERYTHING], [])
-        assert not (tmp_path / "kept").exists()
+        assert os.listdir(tmp_path / "kept") == []
 
 
 def test_files_that_may_still_be_copied_are_left_out_and_named(tmp_path: Path) -> None:
