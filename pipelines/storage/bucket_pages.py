@@ -138,8 +138,14 @@ class Pages:
     def ask_plainly(self) -> Page:
         """Return the same, with every key as it is."""
         self._stream, self._held = None, None
+        query = {"StartAfter": self._last}
         try:
-            answer = faults.with_retries(partial(self._ask_client, StartAfter=self._last), before=self._announce)
+            while True:
+                answer = faults.with_retries(partial(self._ask_client, **query), before=self._announce)
+                if answer.get("Contents") or not answer.get("IsTruncated"):
+                    break
+                # Some stores have pages with nothing on them.
+                query = {"ContinuationToken": answer["NextContinuationToken"]}
         except Exception as error:
             raise self._explained(error, faults.fault_of(error)) from None
         page = Page(_rows(answer), True, not answer.get("IsTruncated"))

@@ -67,15 +67,15 @@ class Store:
     def list_objects_v2(
         self, Bucket: str, Prefix: str, StartAfter: str = "", ContinuationToken: str = ""
     ) -> dict[str, Any]:
-        """As botocore does."""
-        found = [key for key in self._after(StartAfter) if key.startswith(Prefix)]
-        start = int(ContinuationToken or 0)
-        page = found[start : start + self.page]
+        """As botocore does; pages may have nothing on them that has the prefix."""
+        self.asked.append(StartAfter)
+        begin = 0 if self.ignores_start else bisect.bisect_right(self.keys, StartAfter)
+        start = int(ContinuationToken or begin)
+        page = [key for key in self.keys[start : start + self.page] if key.startswith(Prefix)]
+        contents = [{"Key": key, "Size": self.sizes[key], "ETag": f'"{key}"', "LastModified": WHEN} for key in page]
         return {
-            "Contents": [
-                {"Key": key, "Size": self.sizes[key], "ETag": f'"{key}"', "LastModified": WHEN} for key in page
-            ],
-            "IsTruncated": start + self.page < len(found),
+            "Contents": contents,
+            "IsTruncated": start + self.page < len(self.keys),
             "NextContinuationToken": str(start + self.page),
         }
 
