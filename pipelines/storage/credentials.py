@@ -162,7 +162,9 @@ def keys_of(values: Mapping[str, str], prefix: str) -> Keys | None:
         return Keys(key_id, secret, values.get("SESSION_TOKEN"))
     if key_id or secret:
         missing = "SECRET_ACCESS_KEY" if key_id else "ACCESS_KEY_ID"
-        raise UsageError(f"Of the two S3 keys {prefix}{missing} is not set.", "Set both, or name a profile.")
+        raise UsageError(
+            f"Of a pair of S3 keys only one is set: {prefix}{missing} is missing.", "Set both, or name a profile."
+        )
     return None
 
 

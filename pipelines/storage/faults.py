@@ -255,7 +255,9 @@ def explained(fault: Fault, uri: str) -> NightreadError | FileNotFoundError:
 def _explained_of_bucket(fault: Fault, uri: str) -> NightreadError:
     endpoint, region, profile = (setting_of(uri, name) for name in ("ENDPOINT_URL", "REGION", "PROFILE"))
     if fault is Fault.PASSING:
-        cure = f"Check {endpoint}, and that it is up and reachable. Then start the same command again."
+        cure = (
+            f"Check {endpoint}, the web proxy if one is set, and that both are up. Then start the same command again."
+        )
         return TryLater(f"Storage does not answer for {uri!r}.", cure)
     keys = f"{setting_of(uri, 'ACCESS_KEY_ID')} and {setting_of(uri, 'SECRET_ACCESS_KEY')}"
     message, cure = {

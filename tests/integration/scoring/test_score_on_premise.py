@@ -40,21 +40,21 @@ def test_a_night_over_three_accounts_with_keys_that_end_in_it(
     put_all(client_of(s3_server), "pacs", tmp_path / "images")
     put_all(client_of(second_s3_server), "bundles", tiny_models)
     client_of(second_s3_server).create_bucket(Bucket="night")
-    authority, certificate = make_authority(tmp_path)
+    authority, certificate = make_authority(tmp_path, "pacs.hospital.test")
     with ExitStack() as stack:
         proxy = WebProxy()
-        archive = S3Gateway(s3_server)
+        archive = S3Gateway(s3_server, certificate)
         models, results = (S3Gateway(second_s3_server, certificate) for _ in range(2))
         for server in (proxy, archive, models, results):
             stack.enter_context(running(server))
-        proxy.names["pacs.hospital.test"] = archive.endpoint.removeprefix("http://")
+        proxy.names["pacs.hospital.test"] = archive.endpoint.removeprefix("https://")
         archive.rule = renewal = Renewal(tmp_path / "credentials", IMAGES // 3, 1.0)
         models.rule, results.rule = only_key("models-key"), only_key("results-key")
         environment = {
-            "HTTP_PROXY": proxy.address,
+            "HTTPS_PROXY": proxy.address,
             "NO_PROXY": "localhost,127.0.0.0/8",
             "NIGHTREAD_S3_CA_FILE": str(authority),
-            "NIGHTREAD_S3_ARCHIVE_ENDPOINT_URL": "http://pacs.hospital.test:9000",
+            "NIGHTREAD_S3_ARCHIVE_ENDPOINT_URL": "https://pacs.hospital.test:9000",
             "NIGHTREAD_S3_ARCHIVE_SHARED_CREDENTIALS_FILE": str(renewal.file),
             "NIGHTREAD_S3_ARCHIVE_REGION": "klinikum-1",
             "NIGHTREAD_S3_MODELS_ENDPOINT_URL": models.endpoint,
@@ -68,7 +68,7 @@ def test_a_night_over_three_accounts_with_keys_that_end_in_it(
         }
         night = ["s3://pacs", "--model", "s3://bundles/cells", "--results", "s3://night/2026", "--shard-size", 8]
         done = nightread("score", *night, "--json", env=environment)
-        assert done.code == 0, done.err
+        assert done.code == 0, done.err  # the workers too trust the authority and go through the proxy
         assert (done.answer["scored"], done.answer["failed"]) == (IMAGES, 0)
         assert renewal.refused
         assert set(archive.signers()) == {"old-key", "new-key"}

@@ -134,7 +134,7 @@ def test_half_a_pair_of_keys_is_refused_with_the_name_of_the_other(
     missing: str, prefix: str, role: Role | None, tmp_path: Path
 ) -> None:
     pair = {f"{prefix}{name}": "x" for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY") if name != missing}
-    with pytest.raises(UsageError, match=f"{prefix}{missing} is not set"):
+    with pytest.raises(UsageError, match=f"{prefix}{missing} is missing"):
         read_settings(pair | nowhere(tmp_path), role)
 
 
