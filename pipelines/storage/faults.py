@@ -266,7 +266,8 @@ def _explained_of_bucket(fault: Fault, uri: str) -> NightreadError:
         Fault.DENIED: (f"Access to {uri!r} is refused.", f"Check the S3 credentials ({keys}) and the bucket's policy."),
         Fault.NOT_TRUSTED: (
             f"The server of {uri!r} has a certificate that is not trusted here.",
-            "Set NIGHTREAD_S3_CA_FILE to the PEM file of the authority that signed it.",
+            "Set NIGHTREAD_S3_CA_FILE to the PEM file of the authority that signed it; a server's own will do "
+            "only where it is not marked as an authority (CA:TRUE).",
         ),
         Fault.UNSUPPORTED: (
             f"The server of {uri!r} does not know a kind of request that was made.",

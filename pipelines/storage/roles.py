@@ -35,8 +35,8 @@ def variable(role: Role, name: str) -> str:
 
 @contextlib.contextmanager
 def declared() -> Iterator[None]:
-    """Take back at the end of a block what was declared in it."""
-    before = os.environ.get(PLACES)
+    """Begin with nothing declared, whoever started this process, and put back at the end of the block what was."""
+    before = os.environ.pop(PLACES, None)
     try:
         yield
     finally:

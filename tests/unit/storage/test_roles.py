@@ -53,6 +53,7 @@ def test_it_is_taken_back_and_local_places_are_left_out() -> None:
         with declared():
             declare(Role.MODELS, "s3://b/models")
             assert role_of("s3://b/models/x") is Role.MODELS
+            assert role_of("s3://b/images/x") is None
         assert role_of("s3://b/models/x") is None
         assert role_of("s3://b/images/x") is Role.ARCHIVE
     assert PLACES not in os.environ
