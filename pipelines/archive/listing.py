@@ -73,7 +73,7 @@ def list_archive(
         return Sieve(root, wanted, min_age_seconds)
 
     with out.writing():
-        if paths.is_bucket(root):
+        if paths.is_bucket(paths.canonical(root)):
             purpose = json.dumps([storage.root_uri(root), wanted.include, wanted.exclude, min_age_seconds])
             with (
                 tempfile.TemporaryDirectory(prefix="segments-", dir=out.path.parent) as folder,

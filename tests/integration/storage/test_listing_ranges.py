@@ -117,3 +117,21 @@ def test_a_killed_listing_goes_on_and_asks_for_no_page_twice(at: Any, tmp_path: 
         at(endpoint)
         whole = list_archive("s3://b/in", ListingFilter(), tmp_path / "p.parquet", kept_in=str(kept))
         assert (whole.requests, rows(whole.path)) == (0, expected(objects))
+
+
+def test_what_is_kept_in_a_bucket_is_taken_over_and_no_request_is_sent(s3: Any, tmp_path: Path) -> None:
+    keys = [f"in/{number % 3}/{number:02d}.jpg" for number in range(12)]
+    for key in keys:
+        files.write_atomic(f"{s3.uri}/{key}", key.encode())
+    kept = f"{s3.uri}/results/listings/abc"
+    options: dict[str, Any] = {"kept_in": kept, "min_age_seconds": 0.001}
+    first = list_archive(f"{s3.uri}/in", ListingFilter(), tmp_path / "o.parquet", **options)
+    again = list_archive(f"{s3.uri}/in/", ListingFilter(), tmp_path / "p.parquet", **options)
+    assert rows(first.path) == rows(again.path)
+    assert [uri for uri, _ in rows(first.path)] == [f"{s3.uri}/{key}" for key in sorted(keys)]
+    assert (first.requests, again.requests) == (1, 0)
+    files.write_atomic(f"{s3.uri}/in/new.jpg", b"x")
+    others = list_archive(f"{s3.uri}/in", ListingFilter(), tmp_path / "q.parquet", kept_in=kept, min_age_seconds=3600)
+    assert (others.found, others.requests, others.left_out) == (0, 1, {"too_young": 13})
+    assert others.young is not None
+    assert pq.read_metadata(others.young).num_rows == 13
