@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import glob
+import errno
 import os
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +23,7 @@ from pipelines.predictions.query import ROW_COLUMN, create_rows, named_files, op
 from pipelines.predictions.schema import column_order
 from pipelines.predictions.statements import literal, quoted
 from pipelines.predictions.table import explained_errors, live_files, open_table, table_schema, table_uri
-from pipelines.storage import files, paths
+from pipelines.storage import files, local_files, paths
 
 if TYPE_CHECKING:
     import duckdb
@@ -75,7 +75,7 @@ def check_place(results: str, place: str, try_writing: bool = True) -> None:
     Args:
         results: The results folder; it need not exist yet.
         place: The folder or URI for the published file.
-        try_writing: Write a small file there and delete it.
+        try_writing: Make the folder, and see whether it may be written.
 
     Raises:
         UsageError: If it holds the results, lies where they keep their files or in a Delta table, holds a file of that
@@ -96,9 +96,7 @@ def check_place(results: str, place: str, try_writing: bool = True) -> None:
         above = paths.parent(above)
     _origin(paths.join(target, FILE_NAME))
     if try_writing:
-        probe = paths.join(target, f".{FILE_NAME}.{secrets.token_hex(6)}.tmp")
-        files.write_atomic(probe, b"")
-        files.delete(probe)
+        _try_writing(target)
 
 
 def publish(results: str, place: str, table_version: int) -> Published:
@@ -131,10 +129,9 @@ def publish(results: str, place: str, table_version: int) -> Published:
             return Published(uri, there.rows, time.monotonic() - began, skipped=True)
     with explained_errors(table_uri(results)):
         table.load_as_version(table_version)
-    _remove_leftovers(uri)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     told = {_RESULTS_KEY: paths.canonical(results), _TABLE_KEY: identity, _VERSION_KEY: str(table_version)}
-    with files.filling(uri) as path:
+    with _filling(uri) as path:
         rows = _write(results, table, path, {**told, _TIME_KEY: now})
     return Published(uri, rows, time.monotonic() - began, skipped=False)
 
@@ -148,9 +145,10 @@ def _write(results: str, table: DeltaTable, path: str, told: dict[str, str]) -> 
         condition = _without_older(connection)
         columns = ", ".join(quoted(name) for name in column_order(table_schema(table)))
         metadata = ", ".join(f"{key}: {literal(value)}" for key, value in told.items())
+        # The path is a hidden one already; DuckDB's own temporary file beside it would be seen by readers.
         written = connection.execute(
             f"COPY (SELECT {columns} FROM rows WHERE {condition}) TO {literal(path)} "
-            f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{metadata}}})"
+            f"(FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false, KV_METADATA {{{metadata}}})"
         ).fetchone()
     return int(written[0]) if written else 0
 
@@ -208,11 +206,35 @@ def _origin(uri: str) -> _Origin | None:
         ) from None
 
 
-def _remove_leftovers(uri: str) -> None:
-    """Remove what a publication that was killed has left beside the file; only the lease's owner publishes."""
+@contextlib.contextmanager
+def _filling(uri: str) -> Iterator[str]:
+    """The path of an empty local file to be filled, which then takes the place of the published one, whole.
+
+    It lies in the folder above where that can be: some readers of a folder (Polars) take hidden files for its content.
+    """
     if not paths.is_local(uri):
+        with files.filling(uri) as path:
+            yield path
         return
     folder, name = os.path.split(uri)
-    for leftover in glob.glob(os.path.join(glob.escape(folder), f".{name}.*.tmp")):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(leftover)
+    above, own = os.path.split(folder)
+    outside = os.path.join(above, f"{own}.{name}")
+    with files.explaining(uri):
+        local_files.make_folder(folder)
+        same = os.access(above, os.W_OK) and os.stat(above).st_dev == os.stat(folder).st_dev
+        for path in (outside, uri):  # only the lease's owner publishes
+            local_files.remove_leftovers(path)
+        with local_files.replacing(uri, outside if same else uri) as path:
+            yield path
+
+
+def _try_writing(target: str) -> None:
+    if paths.is_local(target):
+        with files.explaining(target):
+            local_files.make_folder(target)
+            if not os.access(target, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), target)
+        return
+    probe = paths.join(target, f".{FILE_NAME}.{secrets.token_hex(6)}.tmp")
+    files.write_atomic(probe, b"")
+    files.delete(probe)

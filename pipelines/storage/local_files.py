@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
 import shutil
@@ -35,13 +36,17 @@ def write(path: str, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str) -> Iterator[str]:
+def replacing(path: str, beside: str | None = None) -> Iterator[str]:
     """Give the name of an empty file beside `path` to be filled; it takes the place of `path` at the end, whole.
 
     If the body fails, the temporary file is removed and `path` stays as it was. Temporary names begin with a dot
     and end in `.tmp`; a kill may leave one, which nothing here ever reads.
+
+    Args:
+        path: The file.
+        beside: Fill it beside this name of the same file system instead, and call it after this one.
     """
-    temporary = _new_file_beside(path)
+    temporary = _new_file_beside(beside or path)
     try:
         yield temporary
         sync(temporary)
@@ -51,6 +56,13 @@ def replacing(path: str) -> Iterator[str]:
             os.unlink(temporary)
         raise
     _sync_folder(os.path.dirname(path))
+
+
+def remove_leftovers(path: str) -> None:
+    """Remove the temporary files that kills have left beside a path; only for a caller who alone writes it."""
+    for leftover in glob.glob(f"{glob.escape(_stem(path))}*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(leftover)
 
 
 def create(path: str, data: bytes) -> bool:
@@ -105,13 +117,19 @@ def _create_in_place(path: str, data: bytes) -> bool:
 
 
 def _new_file_beside(path: str) -> str:
-    folder, name = os.path.split(path)
+    folder, _ = os.path.split(path)
     make_folder(folder or ".")
-    # The name is cut: with the random part it must stay below the 255 bytes that file systems allow.
-    temporary = os.path.join(folder, f".{name[:40]}.{secrets.token_hex(6)}.tmp")
+    temporary = f"{_stem(path)}{secrets.token_hex(6)}.tmp"
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
     _set_mode(temporary, FILE_MODE)
     return temporary
+
+
+def _stem(path: str) -> str:
+    """What the names of temporary files beside a path begin with."""
+    folder, name = os.path.split(path)
+    # The name is cut: with the random part it must stay below the 255 bytes that file systems allow.
+    return os.path.join(folder, f".{name[:40]}.")
 
 
 def _set_mode(path: str, mode: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,4 +103,22 @@ def test_answers_that_are_lost_make_no_store_suspect(s3: Any, store: Watching, f
     for _ in range(3):
         assert prove_place(f"{s3.uri}/results") == Proof(hard_links=True)
     assert store.faults >= 5
+    assert nothing_is_left(s3)
+
+
+def test_a_night_into_a_store_that_ignores_the_condition_is_exit_2_and_the_doctor_says_so_before(
+    s3: Any, store: Watching, tiny_models: Path, tmp_path: Path, nightread: Callable, draw: Callable
+) -> None:
+    draw(tmp_path / "archive", 2)
+    store.drop_headers = ("if-none-match",)
+    env = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    place = f"{s3.uri}/results"
+    done = nightread(
+        "score", tmp_path / "archive", "--model", f"{tiny_models}/cells", "--results", place, "--json", env=env
+    )
+    assert done.code == 2, done.err
+    assert done.answer["error"]["cure"] == "Keep results on a disk or on a store with conditional writes."
+    told = nightread("doctor", "--results", place, "--json", env=env)
+    (check,) = [check for check in told.answer["checks"] if check["name"] == "results"]
+    assert told.code == 2 and not check["good"] and check["cure"] == done.answer["error"]["cure"]
     assert nothing_is_left(s3)

@@ -132,8 +132,9 @@ def test_a_publication_that_fails_leaves_the_old_file_and_what_was_killed_is_cle
     results: str, tmp_path: Path
 ) -> None:
     publish(results, str(tmp_path / "out"), 1)
-    killed = tmp_path / "out" / f".{FILE_NAME}.0123456789ab.tmp"
-    killed.write_bytes(b"half")
+    leftovers = [tmp_path / "out" / f".{FILE_NAME}.0123456789ab.tmp", tmp_path / f".out.{FILE_NAME}.0123456789ab.tmp"]
+    for killed in leftovers:
+        killed.write_bytes(b"half")
     newer = Path(commit.committed_files(results)[-1])
     hidden = newer.rename(newer.with_suffix(".away"))
     with pytest.raises(Exception, match=r"could not be read|is gone"):
@@ -143,6 +144,7 @@ def test_a_publication_that_fails_leaves_the_old_file_and_what_was_killed_is_cle
     publish(results, str(tmp_path / "out"), 2)
     assert len(read(tmp_path / "out")) == 4
     assert [path.name for path in (tmp_path / "out").iterdir()] == [FILE_NAME]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "results"]
 
 
 @pytest.mark.parametrize(
