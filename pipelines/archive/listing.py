@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -100,9 +100,10 @@ def _list_bucket(
     segments.load()
     gatherer = Gatherer(segments, new_sieve)
     try:
-        for stretch in list_ranges(place, segments.gaps(), throttle):
-            gatherer.add(stretch)
-            tell(segments.found)
+        with closing(list_ranges(place, segments.gaps(), throttle)) as stretches:
+            for stretch in stretches:
+                gatherer.add(stretch)
+                tell(segments.found)
     except NotInOrder:
         segments.forget()
         return _list_in_turn(list_in_turn(place, throttle), new_sieve(), out, tell)

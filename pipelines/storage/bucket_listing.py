@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -45,7 +45,7 @@ class Stretch:
     files: FileBatch
 
 
-def list_ranges(place: str, ranges: Sequence[KeyRange], throttle: Throttle) -> Iterator[Stretch]:
+def list_ranges(place: str, ranges: Sequence[KeyRange], throttle: Throttle) -> Generator[Stretch, None, None]:
     """List ranges of a bucket's keys.
 
     Args:
@@ -54,7 +54,7 @@ def list_ranges(place: str, ranges: Sequence[KeyRange], throttle: Throttle) -> I
         throttle: Announces each request; a low rate has fewer streams.
 
     Yields:
-        Stretches as they come: those of one stream in order, streams mixed.
+        Stretches as they come: those of one stream in order, streams mixed. Closing the generator ends the streams.
 
     Raises:
         NotInOrder: The store does not list in order or not from a given key on: what was yielded is worth nothing.

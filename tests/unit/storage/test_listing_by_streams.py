@@ -210,5 +210,5 @@ def test_whoever_stops_asking_leaves_no_thread_behind(serve: Any) -> None:
     before = threading.active_count()
     stretches = list_ranges("s3://b", [EVERYTHING], Throttle())
     next(stretches)
-    stretches.close()  # type: ignore[attr-defined]
+    stretches.close()
     assert threading.active_count() == before
