@@ -137,7 +137,8 @@ def open_files(results: str, named: Mapping[str, str], memory_limit: str) -> Ite
             config={"memory_limit": memory_limit, "temp_directory": spill, "python_enable_replacements": False}
         ) as connection,
     ):
-        connection.execute("LOAD icu; SET TimeZone = 'UTC'")
+        # The bar would be drawn on standard output, between the answers.
+        connection.execute("LOAD icu; SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         connection.register_filesystem(files)
         yield connection
 
@@ -248,7 +249,6 @@ def _lock(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
     """
     allowed = ", ".join(literal(name) for name in names)
     connection.execute(f"SET allowed_paths = [{allowed}]")
-    connection.execute("SET enable_progress_bar = false")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 

@@ -77,7 +77,7 @@ def test_a_store_that_ignores_the_condition_is_refused(s3: Any, store: Watching)
     assert nothing_is_left(s3)
 
 
-@pytest.mark.parametrize("status", [400, 403])
+@pytest.mark.parametrize("status", [501, 400, 403])
 def test_a_store_that_refuses_the_condition_is_told_from_one_that_cannot_be_written(
     s3: Any, store: Watching, status: int
 ) -> None:

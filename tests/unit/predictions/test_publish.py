@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipelines.errors import UsageError
 from pipelines.predictions import commit
 from pipelines.predictions.publish import FILE_NAME, Published, check_place, publish
-from pipelines.predictions.query import run_query
+from pipelines.predictions.query import open_files, run_query
 from pipelines.predictions.schema import column_order, prediction_schema
 
 SCHEMA = prediction_schema(["benign", "malignant"], pa.schema([("patient_id", pa.string())]))
@@ -168,6 +168,11 @@ def test_a_place_that_cannot_be_written_is_found_out_before_the_night(results: s
     assert not (tmp_path / "new").exists()
     check_place(results, str(tmp_path / "new"))
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_nothing_is_drawn_on_standard_output(results: str) -> None:
+    with open_files(results, {}, "100MB") as connection:
+        assert connection.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(False,)]
 
 
 def test_a_folder_of_its_own_inside_the_results_will_do(results: str) -> None:
