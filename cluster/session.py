@@ -231,11 +231,18 @@ def _quiet_ray() -> Any:
 
     for name in ("ray", "ray.data", "ray._private"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    from ray._private import worker
+    from ray._private import utils, worker
 
     printing: Any = worker
     printing._worker_logs_enabled = False  # a worker's death would be told on standard output, into the JSON
+    naming: Any = utils
+    naming.get_entrypoint_name = _entrypoint
     return ray
+
+
+def _entrypoint() -> str:
+    """Ray would name a job by its command line, and cannot start where a folder in it has a name that is no UTF-8."""
+    return "nightread"
 
 
 def _reread_environment() -> None:

@@ -16,7 +16,7 @@ from pipelines.evaluation.pictures import Reads, encode_jpeg, overlay, shrink
 from pipelines.images.preprocess import Preprocessing
 from pipelines.models.bundle import Bundle
 from pipelines.models.rebuild import rebuild, why_not_rebuilt
-from pipelines.storage.paths import canonical, is_inside, relative
+from pipelines.storage.paths import canonical, escape_name, is_inside, relative
 
 SHORT_HASH = 12
 """Characters of a content hash that stand for an image without a name."""
@@ -68,7 +68,7 @@ def make_gallery(cases: Cases, bundle: Bundle | None, root: str | None, count: i
     wrong = _in_turn([_readable(cases, _surest_first(cases, ~right_or_not), reads, size)], count)
     of_classes = [right_or_not & (cases.labels == number) for number in range(len(cases.classes))]
     right = _in_turn([_readable(cases, _surest_first(cases, chosen), reads, size) for chosen in of_classes], count)
-    place = None if root is None else canonical(root)
+    place = None if root is None else escape_name(canonical(root))
     shown = [_shown(cases, one, place) for one in (*wrong, *right)]
     if explained is not None:
         shown = _with_heat(explained, cases, [*wrong, *right], shown)

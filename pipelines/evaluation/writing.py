@@ -86,7 +86,7 @@ def write_report(report: str, html: bytes, metrics: Mapping[str, Any], predictio
     pq.write_table(predictions, sink, compression="zstd")
     files.write_atomic(paths.join(folder, PREDICTIONS_FILE), sink.getvalue())
     text = json.dumps(plain(metrics), indent=1, ensure_ascii=False, allow_nan=False)
-    files.write_atomic(paths.join(folder, METRICS_FILE), f"{text}\n".encode())
+    files.write_atomic(paths.join(folder, METRICS_FILE), f"{text}\n".encode(errors="backslashreplace"))
     files.write_atomic(page, html)
     return page
 

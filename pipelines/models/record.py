@@ -156,7 +156,8 @@ def to_bytes(spec: BundleSpec, name: str, version: str, files: Mapping[str, str]
 
 def _canonical(value: Mapping[str, Any]) -> bytes:
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
+    # A place may have a name that is no UTF-8: as an escape it is read back as it was.
+    return (text + "\n").encode(errors="backslashreplace")
 
 
 def _seal(value: Mapping[str, Any]) -> str:

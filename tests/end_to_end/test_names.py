@@ -18,6 +18,8 @@ import pytest
 from jobs.cli import main
 
 DECOMPOSED = "Mu\u0308ller"
+# The archive's own folder; it is in the command line, in the run's record and in the report.
+FOLDER = os.fsdecode(b"arch\xefve #1")
 NAMES = [
     b"caf\xe9.jpg",
     b"\xff\xfe/\xe9\xe8.jpg",
@@ -55,7 +57,7 @@ def escaped(name: bytes) -> str:
 def archive(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., list[Path]]) -> Path:
     """One image under each name, and its label."""
     home = tmp_path_factory.mktemp("names")
-    folder = os.fsencode(home / "archive")
+    folder = os.fsencode(home / FOLDER)
     for name, drawn in zip(NAMES, draw(home / "drawn", len(NAMES)), strict=True):
         path = os.path.join(folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -68,7 +70,7 @@ def scored(archive: Path, tiny_models: Path, nightread: Callable[..., Any]) -> A
     """The archive, scored once."""
     expression = r"^(?P<folder>[^/]+)/(?P<name>.+)\.jpg$"
     return nightread(
-        "score", archive / "archive", "--model", f"{tiny_models}/cells", "--results", archive / "results", "--list",
+        "score", archive / FOLDER, "--model", f"{tiny_models}/cells", "--results", archive / "results", "--list",
         "--path-columns", expression,
     )  # fmt: skip
 
@@ -76,7 +78,9 @@ def scored(archive: Path, tiny_models: Path, nightread: Callable[..., Any]) -> A
 def test_each_image_is_found_and_scored_once(archive: Path, scored: Any, rows_of: Callable[[Path], list[Any]]) -> None:
     assert scored.code == 0, scored.err
     rows = rows_of(archive / "results")
-    assert sorted(row["image_uri"] for row in rows) == sorted(f"{archive}/archive/{escaped(name)}" for name in NAMES)
+    assert sorted(row["image_uri"] for row in rows) == sorted(
+        f"{archive}/{escaped(os.fsencode(FOLDER))}/{escaped(name)}" for name in NAMES
+    )
     assert {row["status"] for row in rows} == {"scored"}
     folders = {row["image_uri"].rpartition("/")[2]: (row["folder"], row["name"]) for row in rows}
     assert folders["plain.jpg"] == (DECOMPOSED, "plain")
@@ -103,7 +107,7 @@ def test_no_name_steers_the_terminal(archive: Path, scored: Any, capsys: pytest.
 def test_names_come_out_of_every_question_as_they_are(
     archive: Path, scored: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = sorted(f"{archive}/archive/{escaped(name)}" for name in NAMES)
+    expected = sorted(f"{archive}/{escaped(os.fsencode(FOLDER))}/{escaped(name)}" for name in NAMES)
     asked = ["query", str(archive / "results"), "SELECT image_uri FROM latest ORDER BY image_uri"]
     assert main([*asked, "--json"]) == 0
     assert [row["image_uri"] for row in json.loads(capsys.readouterr().out)] == expected
@@ -128,7 +132,7 @@ def test_a_manifest_of_any_form_finds_the_files(
         csv.writer(handle).writerows([["uri"], *([row] for row in rows)])
     done = nightread(
         "score", manifest, "--model", f"{tiny_models}/cells", "--results", archive / "results", "--json",
-        "--root", archive / "archive", "--map-prefix", f"\\\\srv\\Images={archive}/archive",
+        "--root", archive / FOLDER, "--map-prefix", f"\\\\srv\\Images={archive / FOLDER}",
         env={"RAY_ADDRESS": "256.256.256.256:1"},
     )  # fmt: skip
     assert done.code == 0, done.err
@@ -141,12 +145,12 @@ def test_a_report_on_such_names(archive: Path, scored: Any, capsys: pytest.Captu
         uris = [unicodedata.normalize("NFC", escaped(name)) for name in NAMES]
         rows = [[uri, ("benign", "malignant")[at % 2], f"p{at}"] for at, uri in enumerate(uris)]
         csv.writer(handle).writerows([["uri", "label", "patient_id"], *rows])
-    arguments = ["--labels", str(labels), "--root", str(archive / "archive"), "--report", str(report)]
+    arguments = ["--labels", str(labels), "--root", str(archive / FOLDER), "--report", str(report)]
     assert main(["evaluate", "--results", str(archive / "results"), *arguments]) == 0
     told = capsys.readouterr()
     assert not CONTROL.search(told.out + told.err)
     assert sorted(pq.read_table(report / "predictions.parquet")["image_uri"].to_pylist()) == sorted(
-        f"{archive}/archive/{escaped(name)}" for name in NAMES
+        f"{archive}/{escaped(os.fsencode(FOLDER))}/{escaped(name)}" for name in NAMES
     )
     page = (report / "report.html").read_text()
     assert not CONTROL.search(page.replace("\t", " ")) and "\\x1b[2Jescape" in page

@@ -75,10 +75,12 @@ def test_a_file_is_refused_before_the_work(tmp_path: Path) -> None:
 
 def test_the_three_files(tmp_path: Path) -> None:
     rows = prediction_table(cases([0, 1], [0.2, 0.9]), ("test", "test"), None)
-    place = write_report(str(tmp_path / "r"), b"<p>page</p>", {"x": np.float64("nan"), "é": (np.int64(3),)}, rows)
+    place = write_report(
+        str(tmp_path / "r"), b"<p>page</p>", {"x": np.float64("nan"), "é": (np.int64(3),), "p": "\udce9"}, rows
+    )
     assert place == f"{tmp_path}/r/report.html"
     assert (tmp_path / "r" / "report.html").read_bytes() == b"<p>page</p>"
-    assert json.loads((tmp_path / "r" / "metrics.json").read_text()) == {"x": None, "é": [3]}
+    assert json.loads((tmp_path / "r" / "metrics.json").read_text()) == {"x": None, "é": [3], "p": "\udce9"}
     assert pq.read_table(tmp_path / "r" / "predictions.parquet").equals(rows)
 
 

@@ -165,7 +165,10 @@ def test_every_kind_of_scorer_survives_the_record() -> None:
         8, 3, "int8", (0.1, 0.2, 0.3), (1, 2, 3), True, Quantisation(0.5, -3), Quantisation(1 / 256, 0), "logits"
     )
     spec = replace(
-        SPEC, scorers={"int8": ScorerEntry("scorer.tflite", io)}, temperature=1.7, provenance={"é": [1, 2.5]}
+        SPEC,
+        scorers={"int8": ScorerEntry("scorer.tflite", io)},
+        temperature=1.7,
+        provenance={"é": [1, 2.5], "data": "caf\udce9"},
     )
     record = from_bytes(to_bytes(spec, "n", "v12", {"scorer.tflite": "a" * 64}), "here")
     assert record.spec == spec and (record.name, record.version) == ("n", "v12")
