@@ -230,7 +230,7 @@ def test_every_client_goes_through_the_web_proxy_and_spells_the_bucket_as_told(
     assert {request.region for request in server.seen} == {"klinikum-1"}
 
 
-@pytest.mark.parametrize("exceptions", ["127.0.0.1", "localhost,127.0.0.0/8", "*"])
+@pytest.mark.parametrize("exceptions", ["localhost,127.0.0.0/8", "*"])
 def test_every_client_leaves_the_proxy_out_where_told(
     exceptions: str, s3_server: str, gateway: Callable, place: Callable
 ) -> None:
@@ -320,7 +320,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
     ("refusal", "said", "cure"),
     [
         ((400, "AuthorizationHeaderMalformed"), "in another region", "AWS_REGION"),
-        ((403, "AccessDenied"), "refused", "AWS_ACCESS_KEY_ID"),
         ((403, "InvalidAccessKeyId"), "refused", "AWS_ACCESS_KEY_ID"),
     ],
 )
