@@ -89,11 +89,11 @@ def check_place(results: str, place: str, try_writing: bool = True) -> None:
     for folder in (paths.join(own, name) for name in _KEPT_FOR_US):
         if target == folder or paths.is_inside(target, folder):
             raise UsageError(f"{target!r} lies where the results keep their own files.", cure)
-    above = target
-    while above != paths.parent(above):
-        if files.exists(paths.join(above, "_delta_log")):
-            raise UsageError(f"{above!r} is the folder of a Delta table; a file in it would confuse its readers.", cure)
-        above = paths.parent(above)
+    for folder in _upwards(target):
+        if files.exists(paths.join(folder, "_delta_log")):
+            raise UsageError(
+                f"{folder!r} is the folder of a Delta table; a file in it would confuse its readers.", cure
+            )
     _origin(paths.join(target, FILE_NAME))
     if try_writing:
         _try_writing(target)
@@ -226,6 +226,14 @@ def _filling(uri: str) -> Iterator[str]:
             local_files.remove_leftovers(path)
         with local_files.replacing(uri, outside if same else uri) as path:
             yield path
+
+
+def _upwards(folder: str) -> Iterator[str]:
+    """The folder, the one above it and so on."""
+    yield folder
+    while folder != paths.parent(folder):
+        folder = paths.parent(folder)
+        yield folder
 
 
 def _try_writing(target: str) -> None:

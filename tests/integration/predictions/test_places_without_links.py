@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
@@ -14,6 +16,7 @@ INJECTOR = Path(__file__).resolve().parents[2] / "end_to_end" / "injector"
 WRITER = """
 import datetime, os, sys
 import pyarrow as pa
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pipelines.errors import LeaseLost, NightreadError
 from pipelines.predictions import commit
@@ -46,6 +49,15 @@ with Lease.acquire(place) as lease:
     print("commit without:", refused(lambda: commit.commit_run(place, "b", schema, rows("b"), lease.check)))
     print("abandon without:", refused(lambda: commit.abandon_run(place, "b")))
     print("abandon with:", commit.abandon_run(place, "b", lease))
+
+    def slept():
+        yield from rows("d")
+        with ThreadPoolExecutor(1) as other:  # another writer is faster, between the rows and the commit
+            assert other.submit(commit.abandon_run, place, "d", lease).result()
+
+    print("commit behind:", refused(lambda: commit.commit_run(place, "d", schema, slept(), lease.check, lease)))
+    for number in range(25):  # past a checkpoint of the log
+        commit.commit_run(place, f"many{number}", schema, rows(f"many{number}"), lease.check, lease)
     elsewhere = replace(Identity.of_this_process(), host="elsewhere", boot_id="other")
     assert Lease._create(lease.results, lease.number + 1, elsewhere)
     print("commit after:", refused(lambda: commit.commit_run(place, "c", schema, rows("c"), lambda: None, lease)))
@@ -71,8 +83,11 @@ def test_only_the_owner_of_the_lease_commits(checkout: Path, tmp_path: Path) -> 
         "commit without: UsageError",
         "abandon without: UsageError",
         "abandon with: True",
+        "commit behind: LeaseLost",
         "commit after: LeaseLost",
     ]
     table = DeltaTable(str(place / "predictions"))
-    assert table.version() == 2 and len(table.file_uris()) == 1
+    assert table.version() == 28
+    runs = [uri for file in table.file_uris() for uri in pq.read_table(file, columns=["run_id"])["run_id"].to_pylist()]
+    assert Counter(runs) == {run: 3 for run in ("a", *(f"many{number}" for number in range(25)))}
     assert [path.name for path in place.iterdir()] in (["predictions", "leases"], ["leases", "predictions"])
