@@ -63,7 +63,7 @@ def unmount(folder):
 
 def unmount_for_a_while(folder):
     unmount(folder)
-    time.sleep(3)
+    time.sleep(1.5)
     archive.rmdir()
     away.rename(archive)
 
