@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs import runs_keeping
 from jobs.console import Console, JsonOption, duration, program
 from pipelines.errors import UsageError
 
@@ -25,6 +26,7 @@ def register(app: typer.Typer) -> None:
     runs.command("list")(list_)
     runs.command("show")(show)
     runs.command("rebase")(rebase)
+    runs_keeping.register(runs)
     app.add_typer(runs, name="runs")
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 COMMITTED: Final = 1
 ABANDONED: Final = 0
+ROLLED_BACK: Final = 2
 
 _RUN_KEY: Final = "nightread_run"
 _TRIES: Final = 5
@@ -88,7 +89,7 @@ def table_version(results: str) -> int | None:
 
 
 def transaction_state(results: str, run_id: str) -> int | None:
-    """What became of a run: 1 it was committed, 0 it was abandoned, None neither."""
+    """What became of a run: 1 it was committed, 0 it was abandoned, 2 it was rolled back, None neither."""
     table = load_table(results)
     return None if table is None else table.transaction_version(run_id)
 
