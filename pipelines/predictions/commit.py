@@ -137,10 +137,16 @@ def commit_run(
         if attempt and iter(batches) is batches:
             break
         before_append()
-        rows = WatchedBatches(schema, batches, before_append)
+        rows = WatchedBatches(_described_as_there(table, schema), batches, before_append)
         if _append(table, results, run_id, COMMITTED, rows):
             return int(table.version())
     raise _contended(run_id)
+
+
+def _described_as_there(table: DeltaTable, schema: pa.Schema) -> pa.Schema:
+    """The columns of a run with what the table says of those that it has: the library takes no other description."""
+    there = {field.name: field for field in table_schema(table)}
+    return pa.schema([field.with_metadata(there.get(field.name, field).metadata) for field in schema])
 
 
 def abandon_run(results: str, run_id: str, lease: Lease | None = None) -> bool:

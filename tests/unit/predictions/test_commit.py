@@ -16,6 +16,7 @@ from pipelines.errors import LeaseLost, TryLater, UsageError
 from pipelines.predictions import commit
 from pipelines.predictions.query import run_query
 from pipelines.predictions.schema import prediction_schema
+from pipelines.predictions.table import create_table, open_table, table_schema
 
 SCHEMA = prediction_schema(["benign", "malignant"], None)
 DAY = datetime.date(2026, 3, 1)
@@ -223,6 +224,15 @@ def test_columns_of_another_type_are_refused_before_scoring(results: str) -> Non
             commit.commit_run(results, "b", schema, rows_of("b", schema=schema), nothing)
     commit.check_carried(results, text)
     assert run_query(results, "SELECT DISTINCT mrn FROM rows").to_pylist() == [{"mrn": "007"}]
+
+
+def test_a_table_whose_columns_another_release_described_otherwise_takes_rows(tmp_path: Path) -> None:
+    place = str(tmp_path / "older")
+    older = [field.with_metadata({"description": "Said otherwise.", "nightread": "own"}) for field in SCHEMA]
+    create_table(place, pa.schema(older))
+    commit.commit_run(place, "run", SCHEMA, rows_of("run"), nothing)
+    assert counted(place) == {"run": 3}
+    assert table_schema(open_table(place)).field("status").metadata[b"description"] == b"Said otherwise."
 
 
 def test_every_kind_of_carried_column_comes_back(results: str) -> None:
