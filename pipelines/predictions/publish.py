@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -218,7 +219,8 @@ def _filling(uri: str) -> Iterator[str]:
         return
     folder, name = os.path.split(uri)
     above, own = os.path.split(folder)
-    outside = os.path.join(above, f"{own}.{name}")
+    # Short, since temporary names are cut, and this folder's alone, since leftovers are removed.
+    outside = os.path.join(above, f"{name}-{hashlib.sha256(os.fsencode(own)).hexdigest()[:12]}")
     with files.explaining(uri):
         local_files.make_folder(folder)
         same = os.access(above, os.W_OK) and os.stat(above).st_dev == os.stat(folder).st_dev

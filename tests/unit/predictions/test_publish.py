@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,10 @@ def test_a_publication_that_fails_leaves_the_old_file_and_what_was_killed_is_cle
     results: str, tmp_path: Path
 ) -> None:
     publish(results, str(tmp_path / "out"), 1)
-    leftovers = [tmp_path / "out" / f".{FILE_NAME}.0123456789ab.tmp", tmp_path / f".out.{FILE_NAME}.0123456789ab.tmp"]
+    outside = f".{FILE_NAME}-{hashlib.sha256(b'out').hexdigest()[:12]}.0123456789ab.tmp"
+    neighbour = tmp_path / outside.replace("-", "-a", 1)
+    neighbour.write_bytes(b"another folder's")
+    leftovers = [tmp_path / "out" / f".{FILE_NAME}.0123456789ab.tmp", tmp_path / outside]
     for killed in leftovers:
         killed.write_bytes(b"half")
     newer = Path(commit.committed_files(results)[-1])
@@ -144,7 +148,7 @@ def test_a_publication_that_fails_leaves_the_old_file_and_what_was_killed_is_cle
     publish(results, str(tmp_path / "out"), 2)
     assert len(read(tmp_path / "out")) == 4
     assert [path.name for path in (tmp_path / "out").iterdir()] == [FILE_NAME]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "results"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [neighbour.name, "out", "results"]
 
 
 @pytest.mark.parametrize(
