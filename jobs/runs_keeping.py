@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.console import Console, JsonOption, program
+from jobs.options import parse_duration
 
 if TYPE_CHECKING:
+    from pipelines.predictions.cleaning import Compaction
+    from pipelines.predictions.leftovers import Leftovers
     from pipelines.predictions.rollback import RolledBack
 
 ResultsArgument = Annotated[str, typer.Argument(help="The results folder or URI.")]
@@ -19,6 +23,7 @@ ResultsArgument = Annotated[str, typer.Argument(help="The results folder or URI.
 def register(runs: typer.Typer) -> None:
     """Add the commands to the group `runs`."""
     runs.command("rollback")(rollback)
+    runs.command("clean")(clean)
 
 
 def rollback(
@@ -49,3 +54,89 @@ def _rolled_back(done: RolledBack, place: str) -> str:
     sql = f"SELECT count(*) AS rows FROM rows WHERE run_id = '{done.run_id}'"
     lines.append(f"  see it      {program()} query {shlex.join([place, sql])}")
     return "\n".join(lines)
+
+
+def clean(
+    results: ResultsArgument,
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Leave everything that is younger, for example 30d. Without it each kind has its own age: runs that "
+            "died before they had a record 30 days, files of the table 7 days, what was half written a day.",
+        ),
+    ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="First write each day's small files of the table anew as few large ones.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted; write nothing.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Delete files of the table before they are 7 days old; who reads an earlier version then loses it.",
+        ),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Delete what the results need no more: remains of runs that are over, and files of earlier table versions.
+
+    The table's newest version, the records of runs and everything of an interrupted run stay.
+    """
+    from pipelines.predictions.cleaning import clean as clean_results
+    from pipelines.predictions.leftovers import Ages
+    from pipelines.predictions.runs import who_and_where
+    from pipelines.storage import paths
+
+    ages = Ages.of(None if older_than is None else parse_duration("--older-than", older_than), force)
+    console = Console(json)
+
+    def tell(leftovers: Leftovers, compaction: Compaction | None) -> None:
+        console.say("\n".join(_to_be_cleaned(leftovers, compaction, dry_run)))
+
+    done = clean_results(results, ages, who_and_where(), tell, compact=compact, dry_run=dry_run)
+    answer = {
+        "results": paths.canonical(results),
+        "dry_run": dry_run,
+        "deleted": [{"what": pile.what, "files": len(pile.files), "bytes": pile.size} for pile in done.leftovers.piles],
+        "unreadable_versions": [list(stretch) for stretch in done.leftovers.unreadable],
+        "interrupted_runs": list(done.leftovers.interrupted),
+        "compaction": None if done.compaction is None else asdict(done.compaction),
+        "table_version": done.table_version,
+    }
+    console.result(answer, None if dry_run else "Done.")
+
+
+def _to_be_cleaned(leftovers: Leftovers, compaction: Compaction | None, dry_run: bool) -> Iterator[str]:
+    if dry_run:
+        yield "Dry run: nothing is deleted or written."
+    if compaction is not None and compaction.into is None:
+        yield f"  would compact {compaction.files:,} files of {compaction.days:,} days"
+    elif compaction is not None:
+        yield f"  compacted   {compaction.files:,} files of {compaction.days:,} days into {compaction.into:,}"
+    verb = "would go" if dry_run else "to go"
+    for pile in leftovers.piles:
+        yield f"  {verb:<11} {pile.what}: {_files(len(pile.files))}, {size(pile.size)}"
+    if not leftovers.piles:
+        yield "  nothing to delete"
+    if leftovers.unreadable:
+        stretches = ", ".join(
+            f"{first}" if first == last else f"{first} to {last}" for first, last in leftovers.unreadable
+        )
+        yield f"  unreadable  table versions {stretches}, from then on"
+    if leftovers.interrupted:
+        yield f"  left alone  {', '.join(leftovers.interrupted)}: not at the end; the same score command continues it"
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"
+
+
+def size(number: int) -> str:
+    """Bytes as a person reads them: `1.2 GB`."""
+    value = float(number)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:,.1f} TB"
