@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pipelines.errors import TryLater
+from pipelines.errors import NightreadError, TryLater
 from pipelines.predictions import commit, runs
 from pipelines.predictions.publish import check_place, publish
 from pipelines.scoring import changes
@@ -179,7 +180,8 @@ class _Command:
                 continue
             self._finished.append(finished)
             if finished.table_version is not None:
-                self._publish()
+                with contextlib.suppress(NightreadError):  # the rest of the night does not depend on it
+                    self._publish()
             if finished.lost is not None:
                 for other, its_record in pending[place + 1 :]:
                     abandon(other, its_record, self._lease)
@@ -190,13 +192,22 @@ class _Command:
                 )
 
     def _publish(self) -> None:
-        """Write the newest scores for tools that know no Delta, unless the file there holds this version already."""
+        """Write the newest scores for tools that know no Delta, unless the file there holds this version already.
+
+        Raises:
+            UsageError, TryLater: If that fails; says that the rows are committed all the same.
+        """
         place = self._night.config.publish
         version = commit.table_version(self._night.results) if place is not None else None
         if place is None or version is None:
             return
         self._night.tell(ScoreProgress("publishing"))
-        self._published = publish(self._night.results, place, version).path
+        try:
+            self._published = publish(self._night.results, place, version).path
+        except NightreadError as error:
+            rows = sum(run.counts.images for run in self._finished)
+            said = f"{rows:,} images are committed, but not published: {error.message}"
+            raise type(error)(said, error.cure) from error
 
     def _told(self, report: ScoreReport, resumed: tuple[str, ...]) -> ScoreReport:
         committed = [run for run in self._finished if run.table_version is not None]
