@@ -24,6 +24,7 @@ from pipelines.predictions.table import (
     live_files,
     load_table,
     open_table,
+    passes,
     table_schema,
     table_uri,
 )
@@ -124,6 +125,7 @@ def commit_run(
         UsageError: If the columns do not fit the table.
         TryLater: If storage fails, or other processes keep changing the table.
     """
+    trouble: TryLater | None = None
     for attempt in range(_TRIES):
         table = open_table(results, lease)
         state = table.transaction_version(run_id)
@@ -138,9 +140,15 @@ def commit_run(
             break
         before_append()
         rows = WatchedBatches(_described_as_there(table, schema), batches, before_append)
-        if _append(table, results, run_id, COMMITTED, rows):
-            return int(table.version())
-    raise _contended(run_id)
+        try:
+            if _append(table, results, run_id, COMMITTED, rows):
+                return int(table.version())
+            trouble = None
+        except TryLater as error:
+            if rows.error is not None or not passes(error, table_uri(results)):
+                raise
+            trouble = error
+    raise trouble or _contended(run_id)
 
 
 def _described_as_there(table: DeltaTable, schema: pa.Schema) -> pa.Schema:

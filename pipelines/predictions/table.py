@@ -6,8 +6,9 @@ Only this file and those that write the table know deltalake: `commit`, `rebase`
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from pipelines.errors import NightreadError, TryLater, UsageError
 from pipelines.storage import faults, local_files, paths
-from pipelines.storage.faults import Fault
+from pipelines.storage.faults import Fault, Result
 from pipelines.storage.preflight import has_hard_links
 from pipelines.storage.settings import delta_storage_options
 
@@ -98,11 +99,10 @@ def load_table(results: str, lease: Lease | None = None) -> DeltaTable | None:
     from deltalake.exceptions import TableNotFoundError
 
     uri = table_uri(results)
-    with explained_errors(uri):
-        try:
-            table = DeltaTable(uri, storage_options=_options(uri, results, lease))
-        except TableNotFoundError:
-            return None
+    try:
+        table = repeated(uri, lambda: DeltaTable(uri, storage_options=_options(uri, results, lease)))
+    except TableNotFoundError:
+        return None
     _check_format(table, uri)
     return table
 
@@ -140,7 +140,8 @@ def create_table(results: str, schema: pa.Schema, lease: Lease | None = None) ->
     from pipelines.predictions.schema import PARTITION_COLUMN
 
     uri = table_uri(results)
-    with explained_errors(uri):
+
+    def create() -> None:
         if paths.is_local(uri):
             local_files.make_folder(uri)
         options = _options(uri, results, lease)
@@ -160,6 +161,8 @@ def create_table(results: str, schema: pa.Schema, lease: Lease | None = None) ->
         except DeltaError:
             if not DeltaTable.is_deltatable(uri, storage_options=options):
                 raise
+
+    repeated(uri, create)
 
 
 def _options(uri: str, results: str, lease: Lease | None) -> dict[str, str]:
@@ -194,6 +197,45 @@ def _check_format(table: DeltaTable, uri: str) -> None:
             f"The table {uri!r} has format {found[1]}; this release knows formats up to {FORMAT}.",
             "Use the release of nightread that wrote it, or a later one.",
         )
+
+
+def passes(error: TryLater, uri: str) -> bool:
+    """Whether an explained error is a bucket's, and may be over at once: it was not said by us, as a lost lease is."""
+    return type(error) is TryLater and paths.is_bucket(uri)
+
+
+def repeated(uri: str, action: Callable[[], Result]) -> Result:
+    """Run what may be run more than once; errors are explained as `explained_errors` does.
+
+    In buckets it is run again where an answer was cut or a connection broke: of such requests the library repeats only
+    some by itself.
+
+    Args:
+        uri: The table.
+        action: What to do.
+    """
+
+    def attempt() -> Result:
+        try:
+            with explained_errors(uri):
+                return action()
+        except TryLater as error:
+            if passes(error, uri):
+                raise _Broken(error) from error.__cause__
+            raise
+
+    try:
+        return faults.with_retries(attempt)
+    except _Broken as broken:
+        raise broken.explained from broken.__cause__
+
+
+class _Broken(OSError):
+    """An explained error on its way through retries, which know those of storage only."""
+
+    def __init__(self, explained: TryLater) -> None:
+        super().__init__(errno.EAGAIN, "broken off")
+        self.explained = explained
 
 
 @contextlib.contextmanager
