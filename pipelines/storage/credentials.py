@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 FILES = ("~/.aws/credentials", "~/.aws/config")
 # These two ask the network, and each client does so by itself; the environment is read by `settings`.
 _LEFT_OUT = ("env", "container-role", "iam-role")
+# What botocore lets through where a program (`credential_process`) is not there, or answers something else than keys.
+# None of it may go further: a program that is not there would pass for an object that is not there.
+_OF_A_PROGRAM = (OSError, ValueError, TypeError, AttributeError)
 
 Stamps = tuple[tuple[int, int, int] | None, ...]
 
@@ -123,9 +126,11 @@ class ProfileReader:
             raise UsageError(
                 f"The profile {self._name!r} is in none of the credential files.", f"Correct {self._variable}."
             ) from None
-        except botocore.exceptions.BotoCoreError as error:
+        except (botocore.exceptions.BotoCoreError, *_OF_A_PROGRAM) as error:
             raise UsageError(
-                f"The S3 profile cannot be used ({type(error).__name__}).", f"Check {' and '.join(self._files)}."
+                f"The S3 profile {self._name or 'default'!r} cannot be used ({type(error).__name__}).",
+                f"Check {' and '.join(self._files)}; a program that they name (credential_process) has to be there, "
+                "and to print keys as JSON.",
             ) from None
         return _Read(Profile(section.get("endpoint_url"), section.get("region")), credentials)
 
@@ -135,11 +140,14 @@ class ProfileReader:
 
         try:
             frozen = credentials.get_frozen_credentials()
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, RuntimeError) as error:
+        except (
+            botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, RuntimeError, *_OF_A_PROGRAM,
+        ) as error:  # fmt: skip
             raise TryLater(
                 f"The S3 keys of the profile {self._name or 'default'!r} could not be renewed "
                 f"({type(error).__name__}).",
-                "Renew them, then start the same command again.",
+                f"Renew them, or see why the program that {' or '.join(self._files)} names (credential_process) does "
+                "not give new ones; then start the same command again.",
             ) from None
         return Keys(frozen.access_key, frozen.secret_key, frozen.token or None)
 
