@@ -31,6 +31,10 @@ def test_workers_are_told_how_to_reach_storage_and_no_secret() -> None:
         "NIGHTREAD_S3_ARCHIVE_PROFILE": "night",
         "AWS_ENDPOINT_URL_S3": "https://usual",
         "AWS_REGION": "muc",
+        "AWS_PROFILE": "night",
+        "AWS_SHARED_CREDENTIALS_FILE": "/etc/nightread/a@b",
+        "AWS_CONFIG_FILE": "/etc/nightread/config",
+        "AWS_CA_BUNDLE": "/etc/ssl/hospital.pem",
         "HTTPS_PROXY": "http://proxy:3128",
         "no_proxy": "10.0.0.0/8",
     }
@@ -40,6 +44,7 @@ def test_workers_are_told_how_to_reach_storage_and_no_secret() -> None:
         "NIGHTREAD_S3_RESULTS_SESSION_TOKEN": secret,
         "AWS_ACCESS_KEY_ID": secret,
         "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_SESSION_TOKEN": secret,
         "HTTP_PROXY": f"http://user:{secret}@proxy:3128",
         "all_proxy": f"user:{secret}@proxy:3128",
         "AWS_ENDPOINT_URL": f"https://user:{secret}@store",
