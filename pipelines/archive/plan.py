@@ -64,7 +64,8 @@ class Plan:
     Attributes:
         found: Images listed; one that was listed twice counts once.
         new: Images that no version of this model has settled, and whose URI the table has in no other state only.
-        changed: Images whose URI the table has, but never in this version.
+        changed: Images that some model has scored, or failed at for a reason that lay in them, but that the table has
+            never seen in this version.
         unchanged: Images that the table settles: scored by this model, or failed for a reason that lies in them.
         rescored_for_model: Images that are settled by another version of this model (or in another precision) only.
         backfilled: Of these, planned now.
@@ -186,7 +187,8 @@ def _sorted_out(questions: Questions, key: PlanKey, retry_failed: bool) -> _Kind
     settled = questions.settled(~repeated, key, retry_failed)
     pending = ~(repeated | settled)
     in_this_state = questions.there(pending, "image_uri, image_version")
-    changed = questions.there(pending & ~in_this_state, "image_uri")
+    # Of what was only ever missed, or could not be read, no state is known that could have changed.
+    changed = questions.answered(pending & ~in_this_state)
     # What this very key has settled is not pending any more, so that an answer by this name is another version's.
     rescored = questions.settled_by_name(in_this_state, key.model_name, retry_failed)
     return _Kinds(repeated, settled, changed, rescored, pending & ~(changed | rescored))

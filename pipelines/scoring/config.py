@@ -245,7 +245,9 @@ class ScoreConfig:
             "backfill": self.backfill,
             "same_bytes": self.same_bytes,
         }
-        decides_rows |= {name: value for name, value in later.items() if value not in (None, False, [])}
+        decides_rows |= {
+            name: value for name, value in later.items() if not (value is None or value is False or value == [])
+        }
         return hashlib.sha256(json.dumps(decides_rows, sort_keys=True).encode()).hexdigest()[:16]
 
     def as_record(self) -> dict[str, Any]:

@@ -101,8 +101,7 @@ class Finisher:
             TryLater, UsageError, LeaseLost: Each with its cure.
         """
         began = time.monotonic()
-        if folder.read_cut() is None:
-            files.delete(folder.closing)  # a driver that was killed while it closed the run left it
+        files.delete(folder.closing)  # a driver that was killed while it closed the run left it
         rate, lost = None, None
         for left in reversed(range(GATE_ROUNDS)):
             tally, lost = self._score_or_cut(folder, record, lost)
@@ -149,6 +148,7 @@ class Finisher:
                     session.drop_doubtful_parts()
                 missing = parts.missing_shards(folder, plan)
             if missing and (lost is not None or self._closing.over):
+                self._lease.check()
                 folder.write_cut(set(plan.kept).difference(missing))
         return tally, lost
 
@@ -212,8 +212,12 @@ class Finisher:
                 if self._show_rows and (rows := parts.read_part(folder, receipt.shard)) is not None:
                     self._show_rows(rows)
 
+        def close() -> None:
+            self._lease.check()
+            files.write_atomic(folder.closing, b"")
+
         night.tell(tally.progress())
-        with _stoppable(tally), self._closing.announced(lambda: files.write_atomic(folder.closing, b"")):
+        with _stoppable(tally), self._closing.announced(close):
             graph.score_shards(work, model, missing, plan, graph.Pool(least, most), on_receipt)
         return tally
 

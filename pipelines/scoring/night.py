@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.archive.found import Listing
 from pipelines.archive.listing import ListingFilter, list_archive
 from pipelines.archive.path_columns import PathColumns
 from pipelines.archive.plan import ArchiveScope, Plan, PlanKey, make_plan
-from pipelines.errors import ModelRefused, TryLater, UsageError
+from pipelines.errors import LeaseLost, ModelRefused, NightreadError, TryLater, UsageError
 from pipelines.images.preprocess import Preprocessing
 from pipelines.models.bundle import Bundle
 from pipelines.models.registry import resolve
-from pipelines.predictions.commit import committed_files
+from pipelines.predictions.commit import committed_files, table_version
 from pipelines.predictions.schema import check_carried_names, prediction_schema
 from pipelines.scoring.config import SHARDS_PER_GROUP, ScoreConfig
 from pipelines.scoring.report import ScoreProgress
@@ -56,10 +56,12 @@ class Planned:
     Attributes:
         listing: The archive's listing; its file is gone when the block of `planned_work` ends.
         plan: Counts of the plan, and its files, which are gone then too.
+        table_version: The table's version before it was asked; None where there was no table.
     """
 
     listing: Listing
     plan: Plan
+    table_version: int | None
 
 
 def open_night(config: ScoreConfig, tell: Tell) -> Night:
@@ -114,8 +116,8 @@ def list_images(night: Night, folder: Path, kept_in: str | None) -> Listing:
             nowhere.
 
     Raises:
-        UsageError: If the archive does not exist, its manifest is unusable, or it holds only kinds that are not read.
-        TryLater: If storage does not answer, or not one file was found without `--allow-empty`.
+        UsageError: If the archive does not exist, or its manifest is unusable.
+        TryLater: If storage does not answer.
     """
     config, path = night.config, folder / "listing.parquet"
 
@@ -141,11 +143,6 @@ def list_images(night: Night, folder: Path, kept_in: str | None) -> Listing:
             throttle=throttle,
             kept_in=kept_in,
         )
-    refuse_nothing(listing, config)
-    if config.path_columns is not None and listing.found:
-        columns = PathColumns.parse(config.path_columns)
-        listing = columns.fill(listing, night.root, folder / "with_columns.parquet")
-    check_carried_names(listing.carried)
     return listing
 
 
@@ -191,32 +188,54 @@ def planned_work(night: Night, backfill: int | None, kept_in: str | None) -> Ite
         kept_in: As `list_images`.
 
     Raises:
-        UsageError, TryLater: As `list_images` and `make_plan` do.
+        UsageError, TryLater: As `list_images`, `refuse_nothing` and `make_plan` do.
     """
-    config, bundle = night.config, night.bundle
     with tempfile.TemporaryDirectory(prefix="nightread-plan-") as folder:
         with files.explaining(folder):
             listing = list_images(night, Path(folder), kept_in)
-        night.tell(ScoreProgress("planning", 0, listing.found))
-        scope = None
-        if not config.is_manifest:
-            wanted = ListingFilter(config.include, config.exclude)
-            scope = ArchiveScope(root_uri(config.archive), wanted, tuple(listing.unlistable), listing.young)
-        plan = make_plan(
-            listing.path,
-            committed_files(night.results),
-            fsspec_filesystem(night.results) if paths.is_bucket(night.results) else None,
-            PlanKey(bundle.model_id, bundle.preprocessing_id, config.precision, bundle.name),
-            shard_size=config.shard_size,
-            rows_per_group=config.shard_size * SHARDS_PER_GROUP,
-            limit=config.limit,
-            rescore=config.rescore,
-            retry_failed=config.retry_failed,
-            backfill=backfill,
-            same_bytes=config.same_bytes,
-            scope=scope,
-            root=root_uri(night.root),
-            rows_a_run=config.commit_every,
-            out_folder=Path(folder),
-        )
-        yield Planned(listing, plan)
+        try:
+            refuse_nothing(listing, night.config)
+            listing = _with_columns(night, listing, Path(folder))
+            version = table_version(night.results)
+            yield Planned(listing, _plan(night, listing, backfill, Path(folder)), version)
+        except LeaseLost:
+            raise
+        except NightreadError:
+            # It was whole: who has mended the archive meanwhile must not get the old answer.
+            if kept_in is not None:
+                files.delete_tree(kept_in)
+            raise
+
+
+def _with_columns(night: Night, listing: Listing, folder: Path) -> Listing:
+    if night.config.path_columns is not None and listing.found:
+        columns = PathColumns.parse(night.config.path_columns)
+        listing = columns.fill(listing, night.root, folder / "with_columns.parquet")
+    check_carried_names(listing.carried)
+    return listing
+
+
+def _plan(night: Night, listing: Listing, backfill: int | None, folder: Path) -> Plan:
+    config, bundle = night.config, night.bundle
+    night.tell(ScoreProgress("planning", 0, listing.found))
+    wanted = ListingFilter(config.include, config.exclude)
+    scope = ArchiveScope(root_uri(night.root), wanted, tuple(listing.unlistable), listing.young)
+    plan = make_plan(
+        listing.path,
+        committed_files(night.results),
+        fsspec_filesystem(night.results) if paths.is_bucket(night.results) else None,
+        PlanKey(bundle.model_id, bundle.preprocessing_id, config.precision, bundle.name),
+        shard_size=config.shard_size,
+        rows_per_group=config.shard_size * SHARDS_PER_GROUP,
+        limit=config.limit,
+        rescore=config.rescore,
+        retry_failed=config.retry_failed,
+        backfill=backfill,
+        same_bytes=config.same_bytes,
+        scope=scope,
+        root=root_uri(night.root),
+        rows_a_run=config.commit_every,
+        out_folder=folder,
+    )
+    # What a manifest does not name may be there all the same.
+    return replace(plan, gone=0) if config.is_manifest else plan

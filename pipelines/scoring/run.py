@@ -74,7 +74,7 @@ def _dry_run(night: Night) -> ScoreReport:
         return replace(
             _report_of(night, planned),
             requests=_requests(night, planned),
-            would_stop=changes.too_much_changed(planned.plan, changes.read_gone(night), night.config)
+            would_stop=changes.too_much_changed(planned.plan, changes.read_seen(night), night.config)
             or changes.was_moved(planned.plan, night.config),
             seconds_estimated=planned.plan.planned / rate if rate else None,
             dry_run=True,
@@ -156,14 +156,18 @@ class _Command:
         backfill = 0 if resumed and night.config.backfill else night.config.backfill
         kept_in = paths.join(night.results, "listings", night.fingerprint)
         with planned_work(night, backfill, kept_in if paths.is_bucket(night.root) else None) as planned:
-            changes.refuse_changes(planned.plan, changes.read_gone(night), night.config)
+            changes.refuse_changes(planned.plan, changes.read_seen(night), night.config)
             report = replace(_report_of(night, planned), requests=_listed(planned))
             if self._closing.over:
                 return replace(report, remaining=planned.plan.planned)
             staged = stage_runs(night, planned, self._lease) if planned.plan.planned else []
-            changes.write_gone(night, planned.plan.gone)
+            changes.write_seen(night, changes.Seen(report.gone, report.changed))
         files.delete_tree(kept_in)
+        before = len(self._finished)
         self._finish(staged)
+        scored = sum(run.counts.images for run in self._finished[before:])
+        left = min(report.changed, max(0, report.new + report.changed - scored))
+        changes.write_seen(night, changes.Seen(report.gone, left))
         return report
 
     def _finish(self, pending: list[Run]) -> None:

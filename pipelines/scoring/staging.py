@@ -25,7 +25,8 @@ def stage_runs(night: Night, planned: Planned, lease: Lease) -> list[Run]:
     """Write down every run of a plan before the first of them begins: its plan, then its record.
 
     All of them are there to be continued by the next command should this one die. Where it dies while it writes them,
-    `RunRecord.configuration["runs"]` of those that are there tells that the set is not whole.
+    `RunRecord.configuration["runs"]` of those that are there tells that the set is not whole. Where it was paused so
+    long that another command has scored the same images meanwhile, `planned_at_version` tells.
 
     Args:
         night: The command.
@@ -37,8 +38,8 @@ def stage_runs(night: Night, planned: Planned, lease: Lease) -> list[Run]:
     """
     commit.check_carried(night.results, prediction_schema(night.bundle.classes, planned.listing.carried))
     folders = [RunFolder(night.results, run_id) for run_id in sorted(runs.new_run_id() for _ in planned.plan.paths)]
-    lease.check()
     for folder, path in zip(folders, planned.plan.paths, strict=True):
+        lease.check()
         files.put(str(path), folder.plan)
     first = _first_record(night, planned, folders)
     staged = []
@@ -47,7 +48,9 @@ def stage_runs(night: Night, planned: Planned, lease: Lease) -> list[Run]:
         own = {"planned": images, "shards": -(-images // night.config.shard_size)}
         staged.append((folder, replace(first, run_id=folder.run_id, counts={**first.counts, **own})))
     for folder, record in staged:
+        lease.check()
         folder.write_record(record)
+    lease.check()
     return staged
 
 
@@ -59,6 +62,7 @@ def _first_record(night: Night, planned: Planned, folders: Sequence[RunFolder]) 
         "model_id": night.bundle.model_id,
         "model_name": night.bundle.name,
     }
+    configuration["planned_at_version"] = planned.table_version
     if len(folders) > 1:
         configuration["runs"] = [other.run_id for other in folders]
     return RunRecord(
@@ -86,7 +90,8 @@ def unsettled_runs(night: Night, lease: Lease) -> tuple[list[Run], list[tuple[st
     """Look through the runs that are not at their end: which of them this command continues.
 
     Those of another configuration are abandoned, and so are those of a set that was never written whole where nothing
-    would be planned after them. One that was committed by a driver that died before it could say so is closed.
+    would be planned after them, and those whose images another command has scored since. One that was committed,
+    abandoned or rolled back by a driver that died before it could say so is closed.
 
     Args:
         night: The command.
@@ -96,7 +101,6 @@ def unsettled_runs(night: Night, lease: Lease) -> tuple[list[Run], list[tuple[st
         The runs to continue, in order; run id and rows of each of this configuration that was closed.
     """
     records = runs.list_runs(night.results)
-    known = {record.run_id for record in records}
     ended = [record.run_id for record in records if record.status != "running"]
     if ended:
         # A driver that died between its last word and this leaves parts that nobody reads any more.
@@ -108,17 +112,38 @@ def unsettled_runs(night: Night, lease: Lease) -> tuple[list[Run], list[tuple[st
             continue
         lease.check()
         folder = RunFolder(night.results, record.run_id)
-        whole = night.config.continues_planning or known.issuperset(record.configuration.get("runs") or ())
-        if commit.transaction_state(night.results, record.run_id) == commit.COMMITTED:
-            counts: RunCounts | None = close_committed(folder, record)
-        elif record.fingerprint == night.fingerprint and whole:
+        state = commit.transaction_state(night.results, record.run_id)
+        counts: RunCounts | None = None
+        if state == commit.COMMITTED:
+            counts = close_committed(folder, record)
+        elif state is not None:  # only the record does not know yet
+            folder.write_record(replace(record, status="abandoned" if state == commit.ABANDONED else "rolled_back"))
+            folder.remove_parts()
+        elif record.fingerprint == night.fingerprint and _is_whole(record, records, night):
             open_runs.append((folder, record))
-            continue
         else:
             counts = abandon(folder, record, lease)
         if counts is not None and record.fingerprint == night.fingerprint:
             closed.append((record.run_id, counts))
     return open_runs, closed
+
+
+def _is_whole(record: RunRecord, records: Sequence[RunRecord], night: Night) -> bool:
+    """Whether a run can be continued: its set was written to the end, and nobody else has scored since it was planned.
+
+    A set that lacks runs is fine for a command that plans on: what is missing is new to it.
+    """
+    own = record.configuration.get("runs") or [record.run_id]
+    if not night.config.continues_planning and not {other.run_id for other in records}.issuperset(own):
+        return False
+    if "planned_at_version" not in record.configuration:  # as earlier releases wrote it
+        return True
+    planned_at = record.configuration["planned_at_version"]
+    before = -1 if planned_at is None else int(planned_at)
+    return not any(
+        other.run_id not in own and other.table_version is not None and other.table_version > before
+        for other in records
+    )
 
 
 def abandon(folder: RunFolder, record: RunRecord, lease: Lease) -> RunCounts | None:

@@ -198,7 +198,7 @@ def kind_of(uri: str, version: str, case: Case) -> str:
     done = [row.key for row in here if row.code is None or row.code in settling]
     if KEY in done:
         return "unchanged"
-    if rows and not here:
+    if not here and any(row.code is None or row.code in LIES_IN_IMAGE for row in rows):
         return "changed"
     return "rescored_for_model" if any(key.model_name == KEY.model_name for key in done) else "new"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 
 from pipelines.archive.found import Listing
 from pipelines.archive.plan import Plan
+from pipelines.errors import LeaseLost
 from pipelines.models.bundle import Bundle
 from pipelines.predictions import commit
 from pipelines.predictions.runs import RunFolder, list_runs
@@ -59,7 +61,7 @@ def planned_of(folder: Path, sizes: tuple[int, ...]) -> Planned:
     total = sum(sizes)
     counts = {"found": total, "new": total, "changed": 0, "unchanged": 0, "rescored_for_model": 0, "backfilled": 0}
     plan = Plan(**counts, gone=0, known=0, planned=total, shards=total // 2, paths=tuple(paths))
-    return Planned(Listing(folder / "listing.parquet", total), plan)
+    return Planned(Listing(folder / "listing.parquet", total), plan, 0)
 
 
 def test_each_run_has_its_own_plan_and_their_names_sort_as_the_plan_does(
@@ -95,18 +97,61 @@ def test_a_set_that_was_never_written_whole_is_not_taken_for_all_of_a_rescoring(
     assert [folder.run_id for folder, _ in found] == kept
 
 
+def commit_rows(results: str, run_id: str, day: datetime.date) -> int:
+    schema = prediction_schema(CLASSES, None)
+    values = {"run_id": [run_id] * 2, "image_uri": ["/a", "/b"], "error_code": [None, "truncated"]}
+    columns = [
+        pa.array([day] * 2 if field.name == "scored_date" else values.get(field.name, [None] * 2), field.type)
+        for field in schema
+    ]
+    return commit.commit_run(results, run_id, schema, pa.table(columns, schema=schema).to_batches(), lambda: None)
+
+
+def test_a_run_that_was_written_down_after_another_command_had_scored_is_abandoned(
+    tmp_path: Path, results: str, lease: Lease
+) -> None:
+    """Its driver slept between planning and its record, lost the lease, and wrote the record when it woke."""
+    night = night_of(results)
+    late = stage_runs(night, planned_of(tmp_path, (2, 2)), lease)
+    ((folder, record),) = stage_runs(night, planned_of(tmp_path, (2,)), lease)
+    version = commit_rows(results, folder.run_id, record.started_at.date())
+    folder.write_record(replace(record, status="committed", table_version=version))
+    assert unsettled_runs(night, lease) == ([], [])
+    for old, _ in late:
+        assert old.read_record().status == "abandoned"
+        assert commit.transaction_state(results, old.run_id) == commit.ABANDONED
+
+
+def test_runs_of_one_set_do_not_make_each_other_stale(tmp_path: Path, results: str, lease: Lease) -> None:
+    night = night_of(results)
+    (first, record), (second, _) = stage_runs(night, planned_of(tmp_path, (2, 2)), lease)
+    version = commit_rows(results, first.run_id, record.started_at.date())
+    first.write_record(replace(record, status="committed", table_version=version))
+    assert [folder.run_id for folder, _ in unsettled_runs(night, lease)[0]] == [second.run_id]
+
+
+def test_a_run_that_is_abandoned_in_the_table_alone_is_not_opened_again(
+    tmp_path: Path, results: str, lease: Lease
+) -> None:
+    night = night_of(results)
+    ((folder, _),) = stage_runs(night, planned_of(tmp_path, (2,)), lease)
+    assert commit.abandon_run(results, folder.run_id)
+    assert unsettled_runs(night, lease) == ([], [])
+    assert folder.read_record().status == "abandoned"
+
+
+def test_a_lease_that_is_lost_while_runs_are_written_down_ends_it(tmp_path: Path, results: str, lease: Lease) -> None:
+    night = night_of(results)
+    (Path(results) / "leases" / f"{lease.number + 1}.json").write_text("{}")
+    with pytest.raises(LeaseLost):
+        stage_runs(night, planned_of(tmp_path, (2, 2)), lease)
+    assert not list_runs(results)
+
+
 def test_a_run_that_was_committed_and_could_not_say_so_is_closed(tmp_path: Path, results: str, lease: Lease) -> None:
     night = night_of(results)
     (first, record), (second, _) = stage_runs(night, planned_of(tmp_path, (2, 2)), lease)
-    schema = prediction_schema(CLASSES, None)
-    values = {"run_id": [first.run_id] * 2, "image_uri": ["/a", "/b"], "error_code": [None, "truncated"]}
-    day = pa.array([record.started_at.date()] * 2, pa.date32())
-    columns = [
-        day if field.name == "scored_date" else pa.array(values.get(field.name, [None] * 2), field.type)
-        for field in schema
-    ]
-    rows = pa.table(columns, schema=schema)
-    version = commit.commit_run(results, first.run_id, schema, rows.to_batches(), lambda: None)
+    version = commit_rows(results, first.run_id, record.started_at.date())
     found, closed = unsettled_runs(night, lease)
     assert [folder.run_id for folder, _ in found] == [second.run_id]
     assert [(run_id, counts.scored, counts.failed_by_code) for run_id, counts in closed] == [
