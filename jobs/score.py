@@ -79,7 +79,7 @@ def score(
     address: AddressOption = "local",
     json: JsonOption = False,
 ) -> int:
-    """Score every image that is new or changed, and commit the rows in one transaction."""
+    """Score every image that is new or changed, and commit the rows of each run in one transaction."""
     from cluster.session import start_or_join
     from jobs.options import parse_backfill, parse_duration, parse_pairs
     from pipelines.predictions.runs import who_and_where
@@ -258,7 +258,7 @@ def _found_lines(report: ScoreReport) -> Iterable[str]:
         for place, counts in report.requests.items():
             yield f"  requests    to the store of the {place}: {_counted(counts.items())}"
         if report.would_stop:
-            yield "  would stop  more is changed or gone than --max-changed allows"
+            yield "  would stop  so much is changed or gone, or was moved, that it would ask first (see --max-changed)"
 
 
 def _scored_lines(report: ScoreReport) -> Iterable[str]:

@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.errors import UsageError
 from pipelines.scoring.config import Allowance, PoolSize, ScoreConfig
+from pipelines.scoring.hours import Hours
 
 CONFIG = ScoreConfig("/archive", "/models/cells", "/results")
 
@@ -60,6 +61,15 @@ def test_pool_refused(text: str) -> None:
         {"limit": 0},
         {"columns": {"uri": "path"}},
         {"root": "/elsewhere"},
+        {"commit_every": 0},
+        {"backfill": -1},
+        {"requests_per_second": 0.0},
+        {"requests_per_second": float("inf")},
+        {"accept_changes": True, "same_bytes": True},
+        {"map_prefix": (r"Z:\x=/mnt",)},
+        {"path_columns": "no group"},
+        {"archive": "/list.csv", "min_age_seconds": 60.0},
+        {"archive": "/list.csv", "map_prefix": ("no equals sign",)},
     ],
 )
 def test_config_refused(change: dict[str, object]) -> None:
@@ -73,6 +83,15 @@ def test_fingerprint_is_of_what_decides_rows() -> None:
         {"shard_size": 7},
         {"fail_threshold": Allowance.parse("--fail-threshold", "9%")},
         {"archive": "/other/../archive"},
+        {"hours": Hours(max_seconds=60)},
+        {"commit_every": 5},
+        {"wait_seconds": 60.0},
+        {"min_age_seconds": 60.0},
+        {"accept_changes": True},
+        {"publish": "/published"},
+        {"requests_per_second": 5.0},
+        {"backfill": None},
+        {"same_bytes": False},
     ]
     other = [
         {"archive": "/archive2"},
@@ -82,6 +101,10 @@ def test_fingerprint_is_of_what_decides_rows() -> None:
         {"include": ("a*",)},
         {"exclude": ("a*",)},
         {"precision": "int8"},
+        {"backfill": 0},
+        {"backfill": 1},
+        {"same_bytes": True},
+        {"path_columns": "(?P<site>x)"},
     ]
     assert {dataclasses.replace(CONFIG, **change).fingerprint("model", "preprocessing") for change in same} == {
         print_of
