@@ -79,7 +79,7 @@ with start_or_join("local") as cluster:
     assert len(rows) == sum(receipt.images for receipt in receipts)
 
     began = time.monotonic()
-    receipts, error, codes, rows = run("lost", 2.0, unmount)
+    receipts, error, codes, rows = run("lost", 1.0, unmount)
     assert time.monotonic() - began < 60
     assert error is not None and error.exit_code == 75 and "gone or empty" in error.message, error
     assert len(rows) >= 8 * 6 and len(rows) < len(paths) and set(codes) <= {None, "not_found"}
@@ -90,7 +90,7 @@ print("nothing lost")
 
 
 def test_an_archive_that_disappears_in_mid_run(tmp_path: Path, draw: Callable, environment: dict[str, str]) -> None:
-    draw(tmp_path / "archive", 360)
+    draw(tmp_path / "archive", 240)
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     done = subprocess.run(
