@@ -13,12 +13,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pipelines.errors import TryLater, UsageError
 from pipelines.predictions.commit import COMMITTED, ROLLED_BACK
 from pipelines.predictions.query import connect
+from pipelines.predictions.rewriting import rewrite_days
 from pipelines.predictions.runs import RunFolder, RunRecord, list_runs
+from pipelines.predictions.schema import PARTITION_COLUMN
 from pipelines.predictions.statements import literal
-from pipelines.predictions.table import explained_errors, open_table, table_uri
+from pipelines.predictions.table import open_table
 from pipelines.storage import files, paths
 from pipelines.storage.leases import Lease
 
@@ -75,11 +80,12 @@ def roll_back(results: str, run_id: str, who: Mapping[str, Any]) -> RolledBack:
         _check(record, state)
         rows = images = 0
         if state == COMMITTED:
-            rows, images, by_code = _counted(place, run_id)
+            counted = _counted(place, record)
+            rows, images = counted.rows, counted.images
             if record.status == "running":  # its driver died between its commit and its last word
-                record = _closed(record, int(table.version()), rows, by_code)
+                record = _closed(record, int(table.version()), counted)
                 folder.write_record(record)
-            _delete(table, place, record, who, lease)
+            _delete(table, place, counted, who, lease)
         folder.write_record(replace(record, status="rolled_back"))
         folder.remove_parts()
         version = int(open_table(place).version())
@@ -114,47 +120,67 @@ def _check(record: RunRecord, state: int | None) -> None:
     raise UsageError(f"Run {run_id} is not committed, but {record.status}.", "It has no rows in the table.")
 
 
-def _counted(place: str, run_id: str) -> tuple[int, int, dict[str, int]]:
-    """Rows of a run, its images, and its failed rows by their code."""
+@dataclass(frozen=True)
+class _Counted:
+    """Rows of a run in the table, and the first and the last day that they are of."""
+
+    run_id: str
+    rows: int
+    images: int
+    failed: Mapping[str, int]
+    first_day: datetime.date
+    last_day: datetime.date
+
+
+def _counted(place: str, record: RunRecord) -> _Counted:
+    run_id, day = record.run_id, record.started_at.date()
     own = f"FROM rows WHERE run_id = {literal(run_id)}"
     with connect(place, with_runs=False) as connection:
-        found = connection.execute(f"SELECT count(*), count(DISTINCT image_uri) {own}").fetchone()
+        found = connection.execute(
+            f"SELECT count(*), count(DISTINCT image_uri), min({PARTITION_COLUMN}), max({PARTITION_COLUMN}) {own}"
+        ).fetchone()
         codes = connection.execute(
             f"SELECT error_code, count(*) {own} AND error_code IS NOT NULL GROUP BY ALL"
         ).fetchall()
-    rows, images = (int(found[0]), int(found[1])) if found else (0, 0)
-    return rows, images, {str(code): int(number) for code, number in codes}
+    rows, images, first, last = found or (0, 0, None, None)
+    return _Counted(run_id, int(rows), int(images), dict(codes), first or day, last or day)
 
 
-def _closed(record: RunRecord, version: int, rows: int, by_code: Mapping[str, int]) -> RunRecord:
+def _closed(record: RunRecord, version: int, counted: _Counted) -> RunRecord:
     """The record as the run's driver would have written it after the commit."""
-    failed = sum(by_code.values())
-    counts = {**record.counts, "scored": rows - failed, "failed": failed, "failed_by_code": dict(by_code)}
-    return replace(record, status="committed", table_version=version, counts=counts)
+    failed = sum(counted.failed.values())
+    own = {"scored": counted.rows - failed, "failed": failed, "failed_by_code": dict(counted.failed)}
+    return replace(record, status="committed", table_version=version, counts={**record.counts, **own})
 
 
-def _delete(table: DeltaTable, place: str, record: RunRecord, who: Mapping[str, Any], lease: Lease) -> None:
-    """Delete the rows. Files that hold no others are only taken out of the log; the others are written anew."""
-    from deltalake import CommitProperties, Transaction, WriterProperties
+def _delete(table: DeltaTable, place: str, counted: _Counted, who: Mapping[str, Any], lease: Lease) -> None:
+    """Write the days of the run anew without its rows: most runs are alone on their day, and nothing is written."""
     from deltalake.exceptions import CommitFailedError
 
-    run_id = record.run_id
+    run_id, dropped = counted.run_id, 0
     told = {
         "run": run_id,
         "user": who.get("user"),
         "host": who.get("host"),
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    lease.check()
+
+    def others(batch: pa.RecordBatch) -> pa.RecordBatch:
+        nonlocal dropped
+        kept = batch.filter(pc.invert(pc.fill_null(pc.equal(batch.column("run_id"), run_id), False)))
+        dropped += batch.num_rows - kept.num_rows
+        return kept
+
+    def last_check() -> None:
+        if dropped != counted.rows:
+            raise RuntimeError(f"{dropped} rows were left out, and {counted.rows} were to be")
+        lease.check()
+
+    marks = [(run_id, ROLLED_BACK)]
     try:
-        with explained_errors(table_uri(place)):
-            table.delete(
-                f"run_id = {literal(run_id)}",
-                writer_properties=WriterProperties(compression="ZSTD"),
-                commit_properties=CommitProperties(
-                    app_transactions=[Transaction(run_id, ROLLED_BACK)], custom_metadata={_KEY: json.dumps(told)}
-                ),
-            )
+        rewrite_days(
+            table, place, counted.first_day, counted.last_day, others, last_check, {_KEY: json.dumps(told)}, marks
+        )
     except CommitFailedError:
         raise TryLater(
             "The table changed while the run was being rolled back; nothing was deleted.", "Start it again."

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
@@ -76,6 +77,24 @@ def test_the_rows_of_one_run_leave_and_all_others_stay(results: str, run: str, t
     )
     earlier = DeltaTable(f"{results}/predictions", version=version)
     assert sum(pa.table(earlier.get_add_actions())["num_records"].to_pylist()) == len(before)
+
+
+def test_a_run_that_is_alone_on_its_day_leaves_without_a_file_being_written(results: str) -> None:
+    alone = START.date() + datetime.timedelta(days=1)
+    before = rows_of(results)
+    night(results, "r4", ["/a", "/e"], scored_date=alone)
+    files = set(DeltaTable(f"{results}/predictions").file_uris())
+    assert roll_back(results, "r4", WHO).rows == 2
+    assert rows_of(results) == before
+    assert set(DeltaTable(f"{results}/predictions").file_uris()) < files
+
+
+def test_what_is_written_anew_has_plain_types(results: str) -> None:
+    DeltaTable(f"{results}/predictions").optimize.compact()
+    roll_back(results, "r1", WHO)
+    (file,) = DeltaTable(f"{results}/predictions").file_uris()
+    table = pa.schema(DeltaTable(f"{results}/predictions").schema().to_arrow())
+    assert pq.read_schema(file).types == [field.type for field in table if field.name != "scored_date"]
 
 
 def test_the_log_names_run_and_person_and_the_run_can_never_be_committed_again(results: str) -> None:
