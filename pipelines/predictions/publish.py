@@ -1,8 +1,9 @@
 """The published file: the view `latest` as one plain Parquet file, for tools that know no Delta tables.
 
 The file is swapped in whole: whoever reads the folder sees the file of one table version or of the next, each image
-once. Its own metadata tell of which table and version it was made, so that nothing is written twice, and a writer that
-slept never puts an older version over a newer one.
+once. Its own metadata tell of which table and version it was made, so that nothing is written twice. Filling it takes
+minutes: who wrote it looks at what is there once more, and at its lease, right before it is swapped in (in a bucket:
+sent there), so that a writer that slept does not put an older version over a newer one.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pipelines.errors import UsageError
+from pipelines.errors import TryLater, UsageError
 from pipelines.predictions.query import ROW_COLUMN, create_rows, named_files, open_files
 from pipelines.predictions.schema import column_order
 from pipelines.predictions.statements import literal, quoted
-from pipelines.predictions.table import explained_errors, live_files, open_table, table_schema, table_uri
+from pipelines.predictions.table import explained_errors, live_files, load_table, open_table, table_schema, table_uri
 from pipelines.storage import files, local_files, paths
 
 if TYPE_CHECKING:
@@ -70,6 +71,14 @@ class _Origin:
     rows: int
 
 
+class _Overtaken(Exception):
+    """Another process has published this version, or a later one, while this one was writing."""
+
+    def __init__(self, there: _Origin) -> None:
+        super().__init__()
+        self.there = there
+
+
 def check_place(results: str, place: str, try_writing: bool = True) -> None:
     """Refuse a folder into which nothing can or may be published; call it before a night's work.
 
@@ -80,9 +89,19 @@ def check_place(results: str, place: str, try_writing: bool = True) -> None:
 
     Raises:
         UsageError: If it holds the results, lies where they keep their files or in a Delta table, holds a file of that
-            name that nightread has not written, or may not be written.
+            name that was not published from these results, or may not be written.
         TryLater: If storage does not answer.
     """
+    _check_folder(results, place)
+    uri = paths.join(paths.canonical(place), FILE_NAME)
+    there = _origin(uri)
+    if there is not None:
+        _check_origin(there, uri, load_table(results))
+    if try_writing:
+        _try_writing(paths.canonical(place))
+
+
+def _check_folder(results: str, place: str) -> None:
     own, target = paths.parent(table_uri(results)), paths.canonical(place)
     cure = "Publish into a folder of its own, beside the results."
     if target == own or paths.is_inside(own, target):
@@ -95,46 +114,76 @@ def check_place(results: str, place: str, try_writing: bool = True) -> None:
             raise UsageError(
                 f"{folder!r} is the folder of a Delta table; a file in it would confuse its readers.", cure
             )
-    _origin(paths.join(target, FILE_NAME))
-    if try_writing:
-        _try_writing(target)
 
 
-def publish(results: str, place: str, table_version: int) -> Published:
+def _check_origin(there: _Origin, uri: str, table: DeltaTable | None) -> None:
+    """Refuse a file of another table; where there is none yet, whatever is there is of another."""
+    if table is None or there.table != str(table.metadata().id):
+        raise UsageError(f"{uri!r} was published from another table.", "Choose another folder, or delete that file.")
+
+
+def publish(results: str, place: str, table_version: int, *, check: Callable[[], None] = lambda: None) -> Published:
     """Write the view `latest` of a version of the table as plain Parquet.
 
     Args:
         results: The results folder.
         place: The folder or URI in which `latest.parquet` is replaced.
         table_version: The version to publish.
+        check: Called right before the file is swapped in; what it raises (a lost lease) leaves the old one there.
 
     Returns:
         What was written, or that it was there already.
 
     Raises:
         UsageError: As `check_place`; or there is no such version.
-        TryLater: If storage does not answer or the disk is full.
+        TryLater: If storage does not answer, the disk is full, or the file was cleared away while it was filled.
     """
     began = time.monotonic()
-    check_place(results, place, try_writing=False)
+    _check_folder(results, place)
     uri = paths.join(paths.canonical(place), FILE_NAME)
-    table = open_table(results)
-    identity = str(table.metadata().id)
-    there = _origin(uri)
-    if there is not None:
-        if there.table != identity:
-            raise UsageError(
-                f"{uri!r} was published from another table.", "Choose another folder, or delete that file."
-            )
-        if there.version >= table_version:
-            return Published(uri, there.rows, time.monotonic() - began, skipped=True)
-    with explained_errors(table_uri(results)):
-        table.load_as_version(table_version)
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    told = {_RESULTS_KEY: paths.canonical(results), _TABLE_KEY: identity, _VERSION_KEY: str(table_version)}
-    with _filling(uri) as path:
-        rows = _write(results, table, path, {**told, _TIME_KEY: now})
+    try:
+        table = _table_ahead_of(uri, results, table_version)
+        with explained_errors(table_uri(results)):
+            table.load_as_version(table_version)
+        with _filling(uri) as path:
+            rows = _write(results, table, path, _metadata(results, table))
+            if paths.is_local(uri):
+                # The disk may take its time over it, which must not lie between the last look and the swap.
+                with contextlib.suppress(FileNotFoundError):
+                    local_files.sync(path)
+            _table_ahead_of(uri, results, table_version)
+            check()
+    except _Overtaken as overtaken:
+        return Published(uri, overtaken.there.rows, time.monotonic() - began, skipped=True)
     return Published(uri, rows, time.monotonic() - began, skipped=False)
+
+
+def _table_ahead_of(uri: str, results: str, version: int) -> DeltaTable:
+    """Open the table at its newest version, unless the published file holds the given version or a later one.
+
+    A file that says that it is of a version which the table has not reached is of none: the results have been restored
+    from a backup.
+
+    Raises:
+        _Overtaken: If it does.
+    """
+    # In this order: a file of a version that is committed and published in between would seem to be of none.
+    there = _origin(uri)
+    table = open_table(results)
+    if there is not None:
+        _check_origin(there, uri, table)
+        if version <= there.version <= table.version():
+            raise _Overtaken(there)
+    return table
+
+
+def _metadata(results: str, table: DeltaTable) -> dict[str, str]:
+    return {
+        _RESULTS_KEY: paths.canonical(results),
+        _TABLE_KEY: str(table.metadata().id),
+        _VERSION_KEY: str(table.version()),
+        _TIME_KEY: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _write(results: str, table: DeltaTable, path: str, told: dict[str, str]) -> int:
@@ -226,8 +275,14 @@ def _filling(uri: str) -> Iterator[str]:
         same = os.access(above, os.W_OK) and os.stat(above).st_dev == os.stat(folder).st_dev
         for path in (outside, uri):  # only the lease's owner publishes
             local_files.remove_leftovers(path)
-        with local_files.replacing(uri, outside if same else uri) as path:
-            yield path
+        try:
+            with local_files.replacing(uri, outside if same else uri) as path:
+                yield path
+        except FileNotFoundError:
+            raise TryLater(
+                f"What was to become {uri!r} was removed by another process while it was filled.",
+                "Start the same command again.",
+            ) from None
 
 
 def _upwards(folder: str) -> Iterator[str]:

@@ -207,7 +207,7 @@ class _Command:
             return
         self._night.tell(ScoreProgress("publishing"))
         try:
-            self._published = publish(self._night.results, place, version).path
+            self._published = publish(self._night.results, place, version, check=self._lease.check).path
         except NightreadError as error:
             rows = sum(run.counts.images for run in self._finished)
             said = f"{rows:,} images are committed, but not published: {error.message}"

@@ -22,7 +22,9 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
+from pipelines.errors import LeaseLost
 from pipelines.predictions import commit
+from pipelines.predictions import publish as publishing
 from pipelines.predictions.publish import publish
 from pipelines.predictions.schema import prediction_schema
 
@@ -138,7 +140,7 @@ def test_each_image_once_at_every_reading(tmp_path: Path, folder: Path, readers:
     assert newest == {"r0": 1000, "r1": 1000, "r2": 1000, "r3": 2000}
 
 
-def test_in_a_bucket_the_object_is_replaced_whole(s3: Any, tmp_path: Path) -> None:
+def test_in_a_bucket_the_object_is_replaced_whole(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     results, place = f"{s3.uri}/results", f"{s3.uri}/open data/ü"
     commit.ensure_table(results)
     for number in range(2):
@@ -147,5 +149,25 @@ def test_in_a_bucket_the_object_is_replaced_whole(s3: Any, tmp_path: Path) -> No
         found = pq.read_table(place.removeprefix("s3://"), filesystem=s3.filesystem).column("image_uri").to_pylist()
         assert len(found) == len(set(found)) == done.rows == 20 + 10 * number
     assert publish(results, place, 2).skipped
+    write = publishing._write
+
+    def slow(*arguments: Any) -> int:
+        monkeypatch.setattr(publishing, "_write", write)
+        rows = write(*arguments)
+        publish(results, place, night(results, 2, 20, 20))
+        return rows
+
+    # Another process publishes the third night while this one is still writing the second anew.
+    s3.filesystem.rm(f"{place}/latest.parquet")
+    monkeypatch.setattr(publishing, "_write", slow)
+    assert publish(results, place, 2).skipped
+
+    def lost() -> None:
+        raise LeaseLost("Another process has taken over.")
+
+    with pytest.raises(LeaseLost):
+        publish(results, place, night(results, 3, 30, 20), check=lost)
     s3.filesystem.invalidate_cache()
+    found = pq.read_metadata(f"{place}/latest.parquet".removeprefix("s3://"), filesystem=s3.filesystem)
+    assert (found.metadata[b"nightread_table_version"], found.num_rows) == (b"3", 40)
     assert s3.filesystem.find(place) == [f"{place}/latest.parquet".removeprefix("s3://")]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.errors import UsageError
+from pipelines.errors import LeaseLost, TryLater, UsageError
 from pipelines.predictions import commit
+from pipelines.predictions import publish as publishing
 from pipelines.predictions.publish import FILE_NAME, Published, check_place, publish
 from pipelines.predictions.query import open_files, run_query
 from pipelines.predictions.schema import column_order, prediction_schema
+from pipelines.storage.leases import Lease
 
 SCHEMA = prediction_schema(["benign", "malignant"], pa.schema([("patient_id", pa.string())]))
 OTHER = prediction_schema(["normal"], None)
@@ -50,6 +54,12 @@ def results(tmp_path: Path) -> str:
 
 def read(folder: Path) -> list[Row]:
     return pq.read_table(folder / FILE_NAME).to_pylist()
+
+
+def written(folder: Path) -> tuple[int, int]:
+    """Which file it is, and when it was written; reading it changes neither."""
+    state = (folder / FILE_NAME).stat()
+    return state.st_ino, state.st_mtime_ns
 
 
 def test_the_file_holds_the_view_in_its_columns(results: str, tmp_path: Path) -> None:
@@ -115,11 +125,88 @@ def test_what_is_there_already_is_not_written_again_and_nothing_older_over_it(re
     assert not publish(results, str(tmp_path / "out"), 1).skipped
     assert len(read(tmp_path / "out")) == 3
     assert not publish(results, str(tmp_path / "out"), 2).skipped
-    state = (tmp_path / "out" / FILE_NAME).stat()
+    state = written(tmp_path / "out")
     for version in (2, 1):
         again = publish(results, str(tmp_path / "out"), version)
         assert again.skipped and again.rows == 4
-    assert (tmp_path / "out" / FILE_NAME).stat() == state
+    assert written(tmp_path / "out") == state
+
+
+def test_results_from_a_backup_replace_what_was_published_of_them_later(results: str, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path / "backup")
+    out = tmp_path / "out"
+    night(results, "r3", [{"image_uri": "/lost"}])
+    assert publish(results, str(out), 3).rows == 5
+    shutil.rmtree(results)
+    (tmp_path / "backup").rename(results)
+    done = publish(results, str(out), 2)
+    assert (done.rows, done.skipped) == (4, False)
+    assert {row["image_uri"] for row in read(out)} == {"/a", "/b", "/c", "/d"}
+    assert publish(results, str(out), 2).skipped
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
+    """Let something happen once the next publication has been written, and before it is swapped in."""
+    write = publishing._write
+
+    def slow(*arguments: Any) -> int:
+        monkeypatch.setattr(publishing, "_write", write)
+        rows = write(*arguments)
+        meanwhile()
+        return rows
+
+    monkeypatch.setattr(publishing, "_write", slow)
+
+
+def test_a_writer_that_slept_does_not_replace_what_another_has_published_meanwhile(
+    results: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def another() -> None:
+        night(results, "r3", [{"image_uri": "/new"}])
+        publish(results, str(out), 3)
+
+    publish(results, str(out), 1)
+    interrupted(monkeypatch, another)
+    late = publish(results, str(out), 2)
+    assert (late.skipped, late.rows, len(read(out))) == (True, 5, 5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "results"]
+    assert [path.name for path in out.iterdir()] == [FILE_NAME]
+
+
+def test_what_others_have_put_there_meanwhile_is_not_replaced(
+    results: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    interrupted(monkeypatch, lambda: (out / FILE_NAME).write_bytes(b"mine"))
+    with pytest.raises(UsageError, match="has not written it"):
+        publish(results, str(out), 2)
+    assert (out / FILE_NAME).read_bytes() == b"mine"
+
+
+def test_who_has_lost_the_lease_while_writing_publishes_nothing(
+    results: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    publish(results, str(out), 1)
+    with Lease.acquire(results) as lease:
+        interrupted(monkeypatch, lambda: Path(results, "leases", f"{lease.number + 1}.json").write_bytes(b""))
+        with pytest.raises(LeaseLost):
+            publish(results, str(out), 2, check=lease.check)
+    assert len(read(out)) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "results"]
+    with Lease.acquire(results, clock=iter(range(0, 1000, 100)).__next__, sleep=lambda _seconds: None) as lease:
+        assert publish(results, str(out), 2, check=lease.check).rows == len(read(out)) == 4
+
+
+def test_a_file_that_is_cleared_away_while_it_is_filled_can_be_filled_later(
+    results: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(monkeypatch, lambda: next(tmp_path.glob(".latest*.tmp")).unlink())
+    with pytest.raises(TryLater, match="removed"):
+        publish(results, str(tmp_path / "out"), 2)
+    assert publish(results, str(tmp_path / "out"), 2).rows == 4
 
 
 def test_a_table_without_rows_gives_a_file_with_its_columns(results: str, tmp_path: Path) -> None:
@@ -157,7 +244,7 @@ def test_a_publication_that_fails_leaves_the_old_file_and_what_was_killed_is_cle
 )
 def test_places_in_which_others_keep_their_files_are_refused(results: str, tmp_path: Path, inside: str) -> None:
     (tmp_path / "delta" / "_delta_log").mkdir(parents=True)
-    for refuse in (check_place, lambda *places: publish(*places, 2)):
+    for refuse in (check_place, lambda own, place: publish(own, place, 2)):
         with pytest.raises(UsageError, match=r"results|Delta table") as refused:
             refuse(results, str(tmp_path / inside))
         assert "folder of its own" in refused.value.cure
@@ -193,8 +280,18 @@ def test_files_of_others_are_never_replaced(results: str, tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="has not written it"):
         publish(results, str(tmp_path / "mine"), 2)
     assert pq.read_table(tmp_path / "mine" / FILE_NAME).column_names == ["a"]
-    other = str(tmp_path / "other")
+
+
+def test_what_was_published_from_another_table_is_refused_before_the_night(results: str, tmp_path: Path) -> None:
+    other, out = str(tmp_path / "other"), str(tmp_path / "out")
     commit.ensure_table(other)
-    publish(other, str(tmp_path / "out"), 0)
+    publish(other, out, 0)
+    check_place(other, out)
+    state = written(tmp_path / "out")
+    for refused in (results, str(tmp_path / "not yet")):
+        with pytest.raises(UsageError, match="another table"):
+            check_place(refused, out)
+    assert not (tmp_path / "not yet").exists()
     with pytest.raises(UsageError, match="another table"):
-        publish(results, str(tmp_path / "out"), 2)
+        publish(results, out, 2)
+    assert written(tmp_path / "out") == state
