@@ -243,7 +243,7 @@ def test_refused_access_is_a_usage_error_that_repeats_no_secret(
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     monkeypatch.setenv("AWS_SESSION_TOKEN", "my-session-token")
     for action in (files.read_bytes, files.list_names, files.size, listing.check_root, files.delete):
-        with pytest.raises(UsageError, match="refused|may not be listed") as caught:
+        with pytest.raises(UsageError, match=r"refused|may not be listed") as caught:
             action(f"{s3.uri}/x")
         chain = [caught.value, caught.value.__cause__]
         assert caught.value.__suppress_context__
