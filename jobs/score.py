@@ -37,7 +37,9 @@ def score(
     exclude: Annotated[list[str] | None, typer.Option(help="Glob of images to leave out; may be repeated.")] = None,
     actors: Annotated[str | None, typer.Option(help="Size of the actor pool: N or MIN:MAX.")] = None,
     precision: Annotated[str, typer.Option(help="float32 or int8.")] = "float32",
-    shard_size: Annotated[int, typer.Option(help="Images in a shard.")] = 64,
+    shard_size: Annotated[
+        int | None, typer.Option(help="Images in a shard; 64 unless set, 512 with --same-bytes.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Score at most that many images.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and count; write nothing.")] = False,
     rescore: Annotated[bool, typer.Option("--rescore", help="Score every image again.")] = False,

@@ -45,7 +45,7 @@ def stage_runs(night: Night, planned: Planned, lease: Lease) -> list[Run]:
     staged = []
     for folder, path in zip(folders, planned.plan.paths, strict=True):
         images = pq.read_metadata(path).num_rows
-        own = {"planned": images, "shards": -(-images // night.config.shard_size)}
+        own = {"planned": images, "shards": -(-images // night.config.images_a_shard)}
         staged.append((folder, replace(first, run_id=folder.run_id, counts={**first.counts, **own})))
     for folder, record in staged:
         lease.check()
