@@ -73,7 +73,7 @@ class Lease:
         identity: Identity | None = None,
         *,
         patient: bool = False,
-        on_wait: Callable[[str, float], None] | None = None,
+        on_wait: Callable[[str, float], None] = lambda _owner, _left: None,
     ) -> Lease:
         """Become the owner, at once where nobody is or the owner's process is dead.
 
@@ -86,8 +86,9 @@ class Lease:
             clock: Monotonic seconds.
             sleep: Waits for some seconds.
             identity: Who asks, instead of this process.
-            patient: Queue behind an owner that lives, wherever it is, until it has finished or the time is over;
-                storage that does not answer meanwhile is asked again.
+            patient: Queue behind an owner that lives, wherever it is, until it has finished or the time is over. One
+                of another machine that does not stir is watched for two minutes at least. Storage that does not
+                answer meanwhile is asked again.
             on_wait: Called before each wait with the owner in words and the seconds that are left.
 
         Raises:
@@ -97,29 +98,30 @@ class Lease:
         place = paths.canonical(results)
         me = identity or Identity.of_this_process()
         seen = _highest(place)
-        since = clock()
-        deadline = since + wait_seconds
+        began = since = clock()
         moving = False
         while True:
             now = clock()
             visible = _is_visible(seen, me)
+            # Otherwise a short wait would take over from the dead on no night.
+            at_least = STALE_SECONDS if patient and not visible and not moving else 0.0
+            end = began + max(wait_seconds, at_least)
             # One that can be seen to live is never taken over, however long it does not stir.
             stale = not visible and now - since >= STALE_SECONDS
-            hopeless = visible or (moving and since + STALE_SECONDS > deadline)
+            hopeless = visible or (moving and since + STALE_SECONDS > end)
             if stale or _is_free(seen, me):
                 lease = cls._create(place, seen.number + 1 if seen else 1, me)
                 if lease:
                     return lease
-            elif now >= deadline or (hopeless and not patient):
+            elif now >= end or (hopeless and not patient):
                 raise _held_elsewhere(place, seen)
             else:
-                if on_wait:
-                    on_wait(_in_words(seen), deadline - now)
-                sleep(min(POLL_SECONDS, deadline - now))
+                on_wait(_in_words(seen), end - now)
+                sleep(min(POLL_SECONDS, end - now))
             try:
                 latest = _highest(place)
             except TryLater:
-                if not patient or clock() >= deadline:
+                if not patient or clock() >= end:
                     raise
                 since = clock()  # what was not seen is no sign that the owner is dead
                 continue

@@ -182,6 +182,58 @@ def test_a_patient_caller_gives_up_when_its_time_is_over(tmp_path: Path, identit
     owner.check()
 
 
+@pytest.mark.parametrize("wait", [0, 60, STALE_SECONDS, 3600])
+def test_a_patient_caller_takes_over_from_a_dead_owner_of_elsewhere_however_short_its_time(
+    tmp_path: Path, wait: float
+) -> None:
+    clock = Clock()
+    acquire(tmp_path, identity=FOREIGN)
+    lease, said = queue_up(tmp_path, clock, wait)
+    assert (lease.number, clock.now) == (2, 1000 + STALE_SECONDS)
+    assert said[0] == (f"process {FOREIGN.pid} on 'other'", max(wait, STALE_SECONDS))
+
+
+@pytest.mark.parametrize("stirs_at", [20, 60, 95])
+def test_an_owner_of_elsewhere_that_stirs_is_given_no_more_than_the_caller_has(tmp_path: Path, stirs_at: int) -> None:
+    clock = Clock()
+    owner = acquire(tmp_path, identity=FOREIGN)
+    clock.events = [(1000 + stirs_at, owner.renew)]
+    with pytest.raises(TryLater, match="other"):
+        queue_up(tmp_path, clock, 60)
+    assert clock.now == 1000 + max(60, stirs_at)
+    owner.check()
+
+
+def test_a_short_time_is_all_that_an_owner_here_is_waited_for(tmp_path: Path) -> None:
+    clock = Clock()
+    with acquire(tmp_path) as owner:
+        with pytest.raises(TryLater, match=str(ME.pid)):
+            queue_up(tmp_path, clock, 60)
+        assert clock.now == 1060
+        owner.check()
+
+
+@pytest.mark.parametrize(("back_at", "told"), [(80, "being written"), (9999, "does not answer")])
+def test_storage_that_does_not_answer_after_a_short_time_is_no_reason_to_wait_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back_at: int, told: str
+) -> None:
+    clock = Clock()
+    owner = acquire(tmp_path, identity=FOREIGN)
+    real = files.list_names
+
+    def list_names(folder: str) -> list[str]:
+        if 1070 <= clock.now < 1000 + back_at:
+            raise TryLater("Storage does not answer.")
+        return real(folder)
+
+    monkeypatch.setattr(files, "list_names", list_names)
+    with pytest.raises(TryLater, match=told):
+        queue_up(tmp_path, clock, 60)
+    assert clock.now == 1000 + STALE_SECONDS
+    monkeypatch.undo()
+    owner.check()
+
+
 def test_while_storage_does_not_answer_nobody_is_taken_for_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
