@@ -11,11 +11,14 @@ import typer
 
 from jobs.console import Console, JsonOption, program
 from jobs.options import parse_duration
+from jobs.places import declare_places
+from pipelines.errors import ModelRefused, TryLater, UsageError
 
 if TYPE_CHECKING:
     from pipelines.predictions.cleaning import Compaction
     from pipelines.predictions.leftovers import Leftovers
     from pipelines.predictions.rollback import RolledBack
+    from pipelines.predictions.verifying import UsedModel
 
 ResultsArgument = Annotated[str, typer.Argument(help="The results folder or URI.")]
 
@@ -24,6 +27,7 @@ def register(runs: typer.Typer) -> None:
     """Add the commands to the group `runs`."""
     runs.command("rollback")(rollback)
     runs.command("clean")(clean)
+    runs.command("verify")(verify)
 
 
 def rollback(
@@ -140,3 +144,69 @@ def size(number: int) -> str:
             return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:,.1f} TB"
+
+
+def verify(
+    results: ResultsArgument,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every row and check its values too; takes as long as reading all.")
+    ] = False,
+    json: JsonOption = False,
+) -> int:
+    """Prove that the results are whole: files, rows, runs, records and models against each other. Only reads.
+
+    Ends with 0 if they are, with 2 if a person must look.
+    """
+    from pipelines.predictions.verifying import verify as verify_results
+    from pipelines.storage import paths
+
+    found = verify_results(results, deep)
+    problems, notes = list(found.problems), list(found.notes)
+    for model in found.models:
+        refused, unknown = _proved(model)
+        problems += refused
+        notes += unknown
+    exit_code = UsageError.exit_code if problems else 0
+    answer = {
+        "results": paths.canonical(results),
+        "sound": not problems,
+        "deep": deep,
+        "table_version": found.table_version,
+        "files": found.files,
+        "rows": found.rows,
+        "runs": found.runs,
+        "problems": problems,
+        "notes": notes,
+        "exit_code": exit_code,
+    }
+    looked = "every row" if deep else "every file's footer"
+    lines = [
+        f"  table       version {found.table_version}: {_files(found.files)}, {found.rows:,} rows; {looked} was read",
+        f"  runs        {found.runs:,}",
+        *(f"  note        {note}" for note in notes),
+        *(f"  wrong       {problem}" for problem in problems),
+        f"{len(problems):,} things are wrong: a person must look." if problems else "The results are whole.",
+    ]
+    Console(json).result(answer, "\n".join(lines))
+    return exit_code
+
+
+def _proved(model: UsedModel) -> tuple[list[str], list[str]]:
+    """What is wrong with the bundle that rows name, and what cannot be told."""
+    from pipelines.models.finding import prove_bundle
+
+    which = f"The model {model.model_name} {model.model_id[:12]}"
+    refused, unknown = [], []
+    for ref in model.refs:
+        declare_places({"model": ref})
+        try:
+            if prove_bundle(ref, model.model_id):
+                return [], []
+            unknown.append(f"{which} was not looked at: there is nothing in {ref}.")
+        except ModelRefused as error:
+            refused.append(f"{which}: {error.message}")
+        except (TryLater, UsageError) as error:
+            unknown.append(f"{which} was not looked at: {error.message}")
+    if not model.refs:
+        unknown.append(f"{which} was not looked at: no record tells where it lies.")
+    return (refused, []) if refused else ([], unknown)
