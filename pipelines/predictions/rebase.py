@@ -6,13 +6,10 @@ where; the same command with the prefixes exchanged takes it back.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
-import os
 import secrets
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -22,15 +19,15 @@ import pyarrow.compute as pc
 from pipelines.errors import TryLater, UsageError
 from pipelines.predictions import commit
 from pipelines.predictions.query import connect, run_query
+from pipelines.predictions.rewriting import rewrite_days
 from pipelines.predictions.runs import RunFolder, list_runs
 from pipelines.predictions.schema import PARTITION_COLUMN
 from pipelines.predictions.statements import literal
-from pipelines.predictions.table import explained_errors, live_files, open_table, table_schema, table_uri
-from pipelines.storage import files, paths
+from pipelines.predictions.table import open_table
+from pipelines.storage import paths
 from pipelines.storage.leases import Lease
 from pipelines.storage.listing import root_uri
 
-_BATCH_ROWS: Final = 4096
 _KEY: Final = "nightread_rebase"
 # What makes two rows answers of the same model to the same file.
 _SAME: Final = ("frame", "image_version", "model_id", "preprocessing_id", "precision")
@@ -129,38 +126,24 @@ def _counted(results: str, old: str, new: str) -> Rebased:
 
 def _rename(results: str, counted: Rebased, who: Mapping[str, Any], lease: Lease) -> int:
     """Write the days on which images of the folder were scored anew, in one commit; the version that holds them."""
-    from deltalake import CommitProperties, WriterProperties, write_deltalake
     from deltalake.exceptions import CommitFailedError
 
-    table, uri, token = open_table(results, lease), table_uri(results), secrets.token_hex(8)
-    days = _days_inside(results, counted.old_prefix)
-    touched = [file for file in live_files(table, results) if days[0] <= _day_of(file) <= days[1]]
-    rows = _Renaming(table_schema(table), touched, counted)
+    table, token = open_table(results, lease), secrets.token_hex(8)
+    renaming = _Renaming(counted)
 
     def last_check() -> None:
-        if rows.renamed != counted.rows:
-            raise RuntimeError(f"{rows.renamed} rows were named anew, and {counted.rows} were to be")
+        if renaming.renamed != counted.rows:
+            raise RuntimeError(f"{renaming.renamed} rows were named anew, and {counted.rows} were to be")
         lease.check()
 
-    watched = commit.WatchedBatches(rows.schema, rows, last_check)
+    first, last = _days_inside(results, counted.old_prefix)
     try:
-        with explained_errors(uri):
-            # The library's own UPDATE holds as many files in memory as there are; this a few batches.
-            write_deltalake(
-                table,
-                pa.RecordBatchReader.from_batches(rows.schema, iter(watched)),
-                mode="overwrite",
-                predicate=f"{PARTITION_COLUMN} >= '{days[0]}' AND {PARTITION_COLUMN} <= '{days[1]}'",
-                writer_properties=WriterProperties(compression="ZSTD"),
-                commit_properties=CommitProperties(custom_metadata={_KEY: _told(counted, who, token)}),
-            )
+        rewrite_days(table, results, first, last, renaming, last_check, {_KEY: _told(counted, who, token)})
     except CommitFailedError:
         raise TryLater(
             "The table changed while its names were being changed; nothing was written.", "Start it again."
         ) from None
     except Exception:
-        if watched.error is not None:
-            raise watched.error from None
         # An error after the commit was sent says nothing about whether it landed.
         table = open_table(results)
         if not any(token in str(entry.get(_KEY, "")) for entry in table.history(1)):
@@ -183,57 +166,24 @@ def _told(counted: Rebased, who: Mapping[str, Any], token: str) -> str:
 
 
 class _Renaming:
-    """The rows of some files of the table, those of the folder under their new names.
+    """Gives the rows of the folder their new names.
 
     Attributes:
-        schema: The table's.
         renamed: Rows that got a new name so far.
     """
 
-    def __init__(self, schema: pa.Schema, uris: Sequence[str], names: Rebased) -> None:
-        self.schema = schema
+    def __init__(self, names: Rebased) -> None:
         self.renamed = 0
-        self._uris = uris
         self._old, self._new = _with_slash(names.old_prefix), _with_slash(names.new_prefix)
 
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        import pyarrow.parquet as pq
-
-        self.renamed = 0
-        for uri in self._uris:
-            with _at_hand(uri) as path, pq.ParquetFile(path, pre_buffer=False) as file:
-                for batch in file.iter_batches(_BATCH_ROWS, use_threads=False):
-                    yield self._renamed(batch, _day_of(uri))
-
-    def _renamed(self, batch: pa.RecordBatch, day: datetime.date) -> pa.RecordBatch:
-        there = set(batch.schema.names)
-        columns = {field.name: batch.column(field.name) for field in self.schema if field.name in there}
-        missing = [field for field in self.schema if field.name not in there]
-        columns |= {field.name: pa.nulls(batch.num_rows, field.type) for field in missing}
-        columns[PARTITION_COLUMN] = pa.repeat(pa.scalar(day), batch.num_rows)
-        uris = columns["image_uri"].cast(pa.string())
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        uris = batch.column("image_uri").cast(pa.string())
         moves = pc.starts_with(uris, self._old)
         self.renamed += pc.sum(moves).as_py() or 0
         moved = pc.binary_join_element_wise(self._new, pc.utf8_slice_codeunits(uris, len(self._old)), "")
-        columns["image_uri"] = pc.if_else(moves, moved, uris)
-        arrays = [columns[field.name].cast(field.type) for field in self.schema]
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
-
-
-@contextlib.contextmanager
-def _at_hand(uri: str) -> Iterator[str]:
-    """The local path of a file; of one in a bucket a copy that lasts as long as the block."""
-    if paths.is_local(uri):
-        yield uri
-        return
-    with tempfile.TemporaryDirectory(prefix="nightread-rebase-") as folder:
-        path = os.path.join(folder, "rows.parquet")
-        files.fetch(uri, path)
-        yield path
-
-
-def _day_of(uri: str) -> datetime.date:
-    return datetime.date.fromisoformat(paths.name(paths.parent(uri)).partition("=")[2])
+        number = batch.schema.get_field_index("image_uri")
+        field = batch.schema.field(number)
+        return batch.set_column(number, field, pc.if_else(moves, moved, uris).cast(field.type))
 
 
 def _days_inside(results: str, prefix: str) -> tuple[datetime.date, datetime.date]:
