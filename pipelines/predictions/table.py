@@ -1,6 +1,6 @@
 """The Delta table as a file format: where it lies, how it is opened, and what its library's errors mean.
 
-Only this file and those that write the table know deltalake: `commit`, `rewriting` and `cleaning`, and those that call them.
+Only this file and those that write the table know deltalake.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ PARTS_BEFORE_THE_COPY = 5
 
 
 def copy_as_documented(results: Path, to: Path) -> None:
-    """docs/operations.md: the runs, then the table's log, then the rest; no leases, no hint of a checkpoint."""
-    leave = shutil.ignore_patterns("*.tmp", "_last_checkpoint")
-    for folder in ("runs", "predictions/_delta_log", "predictions", "archives"):
+    """docs/operations.md: the runs, then the table's log, then its files; no leases, no hint of a checkpoint."""
+    leave = shutil.ignore_patterns("*.tmp", "_last_checkpoint", "_delta_log")
+    for folder in ("runs", "archives", "predictions/_delta_log", "predictions"):
         if (results / folder).exists():
             shutil.copytree(results / folder, to / folder, ignore=leave, dirs_exist_ok=True)
 
