@@ -36,6 +36,7 @@ from pipelines.scoring.vanished import (
     ArchiveWatch,
     is_storage_side,
 )
+from pipelines.scoring.witnesses import witnesses
 from pipelines.storage import files
 from pipelines.storage.reading import Blob, ImageReader
 from pipelines.storage.throttle import Throttle
@@ -219,7 +220,14 @@ class ShardScorer:
         self._work = work
         rate = work.requests_per_second
         self._reader = ImageReader(LARGEST_FILE, Throttle(rate) if rate else None, sleep)
-        self._watch = ArchiveWatch(work.root, work.listed, work.patience_seconds, self._is_readable, sleep)
+        self._watch = ArchiveWatch(
+            work.root,
+            work.listed,
+            work.patience_seconds,
+            self._is_readable,
+            lambda: witnesses(work.folder, work.root),
+            sleep,
+        )
         self._ahead = ReadAhead(self._read, ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read"))
         self._prepare = Preprocessing(work.input_size).prepare
         self._kernel = work.make_kernel(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -59,9 +59,14 @@ def archive(tmp_path: Path) -> Path:
 
 
 def watch(
-    archive: Path | None, clock: Clock, readable: Callable[[str], bool] = lambda _uri: False, listed: bool = True
+    archive: Path | None,
+    clock: Clock,
+    readable: Callable[[str], bool] = lambda _uri: False,
+    listed: bool = True,
+    others: Sequence[str] = (),
 ) -> ArchiveWatch:
-    return ArchiveWatch(str(archive) if archive else None, listed, 300, readable, clock.sleep, clock.read)
+    root = str(archive) if archive else None
+    return ArchiveWatch(root, listed, 300, readable, lambda: others, clock.sleep, clock.read)
 
 
 def failures(seen: ArchiveWatch, count: int, failure: ImageFailure = MISSING, version: str = "1-1") -> int:
@@ -112,6 +117,18 @@ def test_images_that_were_not_there_when_the_plan_was_made_are_not_missed(archiv
     # They neither lengthen a row nor end it.
     assert failures(seen, 10, version="") == 11
     assert failures(seen, 1) == 1
+
+
+def test_the_root_alone_decides_about_images_that_were_not_there(archive: Path, clock: Clock) -> None:
+    seen = watch(archive, clock)
+    assert not seen.saw("/a/1", "", MISSING)
+    shutil.rmtree(archive)  # at once, or when the plan was made
+    assert not seen.saw("/a/2", "", MISSING)  # it was asked a moment ago
+    assert seen.seems_gone()
+    archive.mkdir()
+    assert failures(watch(archive, clock), 5, version="") == 1
+    with pytest.raises(ArchiveLost, match="gone or empty"):
+        seen.wait()
 
 
 def test_a_manifest_with_versions_of_its_own_is_judged_by_its_root_and_by_what_is_refused(
@@ -171,8 +188,11 @@ def test_an_archive_that_stays_away_ends_the_run_and_says_what_was_seen(root: st
     assert max(clock.pauses) <= 15 and len(clock.pauses) > 20
 
 
-def test_a_root_that_comes_and_goes_without_one_image_is_given_up_too(archive: Path, clock: Clock) -> None:
-    seen = watch(archive, clock)
+@pytest.mark.parametrize("others", [(), ("/w",)])
+def test_a_root_that_comes_and_goes_without_one_image_is_given_up_too(
+    others: tuple[str, ...], archive: Path, clock: Clock
+) -> None:
+    seen = watch(archive, clock, lambda uri: uri == "/w", others=others)
 
     def flap() -> None:
         if archive.exists():
@@ -315,3 +335,21 @@ def test_forty_nine_deleted_images_are_forty_nine_rows(tmp_path: Path) -> None:
     receipts = [actor.score(shard, images) for shard, images in enumerate(in_shards(plan, 16))]
     assert sum(receipt.storage_failed for receipt in receipts) == 49 and slept == []
     assert sum(code == "not_found" for code in codes_of(folder, 8).values()) == 49
+
+
+def test_a_manifest_whose_share_is_not_mounted_is_waited_for(tmp_path: Path) -> None:
+    archive, folder = tmp_path / "archive", RunFolder(str(tmp_path), "run")
+    plan = filled(archive, 9).set_column(1, "image_version", pa.array([""] * 9))
+    away = archive.rename(tmp_path / "away")
+    archive.mkdir()
+
+    def mount(_seconds: float) -> None:
+        archive.rmdir()
+        away.rename(archive)
+
+    scorer(folder, archive, Disturbing({}), mount, 60).score(0, plan)
+    assert set(codes_of(folder, 1).values()) == {None}
+    shutil.rmtree(archive)
+    with pytest.raises(ArchiveLost):
+        scorer(folder, archive, Disturbing({}), lambda _seconds: None, 0.05).score(1, plan)
+    assert folder.finished_shards() == {0}
