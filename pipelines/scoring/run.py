@@ -131,13 +131,15 @@ class _Command:
         self._proof = proof
         self._finished: list[Finished] = []
         self._published: str | None = None
+        self._plan_lost = False
 
     def run(self) -> ScoreReport:
         night = self._night
         commit.ensure_table(night.results, self._lease)
         resumed = self._settle_interrupted()
         report = ScoreReport(night.results, threshold=night.config.fail_threshold)
-        if not self._closing.over and (not resumed or night.config.continues_planning):
+        # A set of runs of which one cannot be finished is no answer to a command that would plan nothing more.
+        if not self._closing.over and (not resumed or night.config.continues_planning or self._plan_lost):
             report = self._plan_and_score(resumed)
         self._publish()
         return self._told(report, resumed)
@@ -181,6 +183,7 @@ class _Command:
                 finished = self._finisher.finish(folder, record)
             except PlanLost:  # nothing can finish it, and its images must not wait for it
                 abandon(folder, record, self._lease)
+                self._plan_lost = True
                 continue
             self._finished.append(finished)
             if finished.table_version is not None:
