@@ -35,9 +35,10 @@ def rollback(
     run: Annotated[str, typer.Argument(help="The run's id, as `runs list` shows it.")],
     json: JsonOption = False,
 ) -> None:
-    """Take a committed run back: its rows leave the table, later runs stay, its images are new again.
+    """Take a committed run back; its images are new again.
 
-    Writes one new version of the table. The earlier versions can be read until `runs clean` has removed their files.
+    Its rows leave the table in one new version, and later runs stay. The earlier versions can be read until
+    `runs clean` has removed their files.
     """
     from pipelines.predictions.rollback import roll_back
     from pipelines.predictions.runs import who_and_where
@@ -56,7 +57,7 @@ def _rolled_back(done: RolledBack, place: str) -> str:
     lines.append(f"  table       version {done.table_version}")
     lines += [f"  stale       {path}, until the next score with --publish" for path in done.published]
     sql = f"SELECT count(*) AS rows FROM rows WHERE run_id = '{done.run_id}'"
-    lines.append(f"  see it      {program()} query {shlex.join([place, sql])}")
+    lines.append(f'  see it      {program()} query {shlex.quote(place)} "{sql}"')
     return "\n".join(lines)
 
 
@@ -83,9 +84,10 @@ def clean(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Delete what the results need no more: remains of runs that are over, and files of earlier table versions.
+    """Delete what the results need no more.
 
-    The table's newest version, the records of runs and everything of an interrupted run stay.
+    That is what remains of runs that are over, and files of earlier table versions. The table's newest version, the
+    records of runs and everything of an interrupted run stay.
     """
     from pipelines.predictions.cleaning import clean as clean_results
     from pipelines.predictions.leftovers import Ages
@@ -114,7 +116,9 @@ def clean(
 def _to_be_cleaned(leftovers: Leftovers, compaction: Compaction | None, dry_run: bool) -> Iterator[str]:
     if dry_run:
         yield "Dry run: nothing is deleted or written."
-    if compaction is not None and compaction.into is None:
+    if compaction is not None and not compaction.days:
+        yield "  nothing to compact"
+    elif compaction is not None and compaction.into is None:
         yield f"  would compact {compaction.files:,} files of {compaction.days:,} days"
     elif compaction is not None:
         yield f"  compacted   {compaction.files:,} files of {compaction.days:,} days into {compaction.into:,}"
@@ -153,9 +157,10 @@ def verify(
     ] = False,
     json: JsonOption = False,
 ) -> int:
-    """Prove that the results are whole: files, rows, runs, records and models against each other. Only reads.
+    """Prove that the results are whole; only reads.
 
-    Ends with 0 if they are, with 2 if a person must look.
+    Compares files, rows, runs, records and models with each other. Ends with 0 if all is well, with 2 if a person must
+    look.
     """
     from pipelines.predictions.verifying import verify as verify_results
     from pipelines.storage import paths

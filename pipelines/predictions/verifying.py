@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from pipelines.errors import NightreadError, UsageError
+from pipelines.errors import NightreadError, TryLater, UsageError
 from pipelines.predictions.commit import ABANDONED, COMMITTED, ROLLED_BACK
 from pipelines.predictions.query import MEMORY_LIMIT, create_rows, named_files, open_files
 from pipelines.predictions.runs import RunFolder, RunRecord
@@ -185,6 +185,8 @@ def _check_file(file: _LiveFile, deep: bool) -> tuple[bool, list[str]]:
                 wrong = wrong_values(parquet.iter_batches(_BATCH_ROWS, use_threads=False))
                 problems += [f"{name}: {words}." for words in wrong]
             return True, problems
+    except TryLater:  # whether it is there is not known
+        raise
     except FileNotFoundError:
         return False, [f"{name} is missing."]
     except NightreadError as error:

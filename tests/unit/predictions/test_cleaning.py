@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,18 @@ def cleaned(results: str, older_than: float | None = None, force: bool = False, 
     return clean(results, Ages.of(older_than, force), WHO, lambda *_: None, **options)
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> str:
-    place = str(tmp_path / "results")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = str(tmp_path_factory.mktemp("made") / "results")
     commit.ensure_table(place)
     night(place, "r1")
     night(place, "r2")
     return place
+
+
+@pytest.fixture
+def results(made: str, tmp_path: Path) -> str:
+    return str(shutil.copytree(made, tmp_path / "results"))
 
 
 # What stands here is there before; what is marked goes.
@@ -194,12 +200,12 @@ def test_files_of_earlier_versions_go_after_a_week(
     assert [row["run_id"] for row in rows_of(results)] == ["r2", "r2"]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_the_versions_that_are_named_are_those_that_are_lost(results: str, seed: int) -> None:
     """Compared with a look at each version's files, whatever happened before."""
     moments = random.Random(seed)
     there = ["r1", "r2"]
-    for number in range(3, 11):
+    for number in range(3, 10):
         what = moments.choice(["night", "night", "roll back", "compact", "clean"])
         if what == "night":
             there.append(f"r{number}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,19 @@ def rows_of(results: str) -> list[dict[str, Any]]:
     return sorted(whole.to_pylist(), key=lambda row: (row["run_id"], row["image_uri"]))
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> str:
-    place = str(tmp_path / "results")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = str(tmp_path_factory.mktemp("made") / "results")
     commit.ensure_table(place)
     night(place, "r1", ["/a", "/b"])
     night(place, "r2", ["/b", "/c"], OTHER, model_id="2", patient_id="007")
     night(place, "r3", ["/d"])
     return place
+
+
+@pytest.fixture
+def results(made: str, tmp_path: Path) -> str:
+    return str(shutil.copytree(made, tmp_path / "results"))
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["a file a run", "all runs in one file"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -59,10 +60,10 @@ def rewrite(results: str, run: str, **values: Any) -> None:
     folder.write_record(replace(folder.read_record(), **values))
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Three nights, one of them rolled back, one run abandoned and one interrupted."""
-    place = str(tmp_path / "results")
+    place = str(tmp_path_factory.mktemp("made") / "results")
     commit.ensure_table(place)
     night(place, "r1", 5, failed=2)
     night(place, "r2", 3)
@@ -72,6 +73,12 @@ def results(tmp_path: Path) -> str:
     for run, status in (("r4", "abandoned"), ("r5", "running")):
         RunFolder(place, run).write_record(RunRecord(run, "f", {}, {}, {}, {}, None, status, START))
     return place
+
+
+@pytest.fixture
+def results(made: str, tmp_path: Path) -> str:
+    """A copy of these to be damaged."""
+    return str(shutil.copytree(made, tmp_path / "results", ignore=shutil.ignore_patterns("leases")))
 
 
 def tree(results: str) -> dict[Path, int]:
