@@ -198,6 +198,8 @@ def for_workers(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+_WATCHERS = ("start_monitor", "start_log_monitor", "start_api_server")
+
 # Ray itself tries a head that does not answer for a quarter of an hour.
 _FEW_ATTEMPTS = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
 
@@ -257,10 +259,35 @@ def _reread_environment() -> None:
     compiled.AuthenticationTokenLoader.instance().reset_cache()
 
 
+@contextlib.contextmanager
+def _without_watchers() -> Iterator[None]:
+    """Start a Ray of one command without what it never asks: it starts and ends in half of the time.
+
+    These are the monitor of an autoscaler that has nothing to scale, the web server, which runs even where no dashboard
+    is asked for, and the process that copies workers' output to a driver that does not show it. Ray has no setting for
+    them; where a later one names them otherwise, they are started as before.
+    """
+    from ray._private import node
+
+    kind: Any = node.Node
+    kept = {name: getattr(kind, name) for name in _WATCHERS if hasattr(kind, name)}
+    for name in kept:
+        setattr(kind, name, _start_nothing)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(kind, name, method)
+
+
+def _start_nothing(_node: object, **_options: object) -> None:
+    """Stands for the start of a process that is not needed."""
+
+
 def _init(ray: Any, **arguments: object) -> None:
     """Start or join, then give SIGTERM back to its owner: Ray takes it over to end the process at once."""
     handler = signal.getsignal(signal.SIGTERM)
-    with _silent_descriptor():
+    with _silent_descriptor(), _without_watchers():
         ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=False, **arguments)
     with contextlib.suppress(ValueError):  # not the main thread: Ray could not take it over either
         signal.signal(signal.SIGTERM, handler)
