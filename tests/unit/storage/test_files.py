@@ -186,7 +186,7 @@ list(listing.list_files(os.path.dirname(locked), lambda uri, reason: found.appen
 print(found)
 """
     for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.getuid() and folder.name.startswith("pytest-"):
+        if folder.stat().st_uid == os.getuid() and folder.name.startswith(("pytest-", "popen-")):
             folder.chmod(0o755)
     tmp_path.chmod(0o755)
     try:
