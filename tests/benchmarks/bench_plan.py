@@ -79,7 +79,7 @@ def rounds_of(rows: int) -> list[Round]:
         Round(
             "other times",
             KEY,
-            {"new": rows // 1000, "changed": rows - rows // 1000, "known": known, "gone": lost},
+            {"new": new, "changed": rows - new, "known": known, "gone": lost},
             ROOT,
             "restored",
             same_bytes=True,
