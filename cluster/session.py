@@ -18,8 +18,9 @@ from typing import Any
 
 from pipelines.errors import TryLater, UsageError
 
-# One hundred and eight bytes is the longest name of a Unix socket; Ray needs about sixty-five below its folder.
-LONGEST_TEMPORARY_FOLDER = 40
+# 107 bytes is the longest name of a Unix socket. Ray's longest is, below a folder of ours with 19,
+# `/session_2026-11-21_23-06-13_635678_4194304/sockets/plasma_store`.
+LONGEST_TEMPORARY_FOLDER = 107 - 19 - 64
 SECONDS_TO_ANSWER = 10.0
 
 
@@ -118,7 +119,7 @@ def _local_ray() -> Iterator[ClusterSize]:
                     address="local",
                     num_cpus=cores,
                     include_dashboard=False,
-                    _temp_dir=str(folder / "ray"),
+                    _temp_dir=str(folder),
                 )
             except Exception as error:  # Ray raises the bare one where a busy machine is too slow for it
                 raise TryLater(
