@@ -153,7 +153,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
     def stop(number: int, _frame: FrameType | None) -> None:
         received.append(number)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(number)  # whoever writes down how the command ended wants to know which it was
 
     try:
         earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.console import Console, JsonOption, Progress, duration, program
+from jobs.night_record import night_recorded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,14 +122,16 @@ def score(
         requests_per_second=max_requests_per_second,
         who=who_and_where(),
     )
-    with ScoreDisplay(console) as display:
-        report = run_score(
-            config,
-            lambda: start_or_join(address),
-            display.tell,
-            row_printer(console, config) if list_images else None,
-        )
-    console.result(report.as_json(), summary(report))
+    with night_recorded(config, console) as ending:
+        with ScoreDisplay(console) as display:
+            report = run_score(
+                config,
+                lambda: start_or_join(address),
+                display.tell,
+                row_printer(console, config) if list_images else None,
+            )
+        ending.answer = report.as_json()
+    console.result(ending.answer, summary(report))
     return report.exit_code
 
 

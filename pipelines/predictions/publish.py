@@ -40,7 +40,7 @@ _RESULTS_KEY: Final = "nightread_results"
 _TABLE_KEY: Final = "nightread_table"
 _VERSION_KEY: Final = "nightread_table_version"
 _TIME_KEY: Final = "nightread_published_at"
-_KEPT_FOR_US: Final = ("archives", "leases", "listings", "predictions", "runs")
+_KEPT_FOR_US: Final = ("archives", "leases", "listings", "nights", "predictions", "runs")
 # In these a local path would be a pattern for DuckDB.
 _PATTERN: Final = re.compile(r"[*?\[\]{}\\]")
 

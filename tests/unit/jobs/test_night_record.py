@@ -1,0 +1,77 @@
+"""The night that a command leaves, whatever its end; and that it hides nothing of that end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.console import Console
+from jobs.night_record import night_recorded
+from pipelines.errors import LeaseLost, ModelRefused, Stopped, TryLater, UsageError
+from pipelines.predictions.nights import newest_nights
+from pipelines.scoring.config import ScoreConfig
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ScoreConfig:
+    """A command whose results hold a table, as far as a night looks."""
+    (tmp_path / "results" / "predictions").mkdir(parents=True)
+    return ScoreConfig(archive="/mnt/pacs", model="/models/chest", results=str(tmp_path / "results"), who={"user": "u"})
+
+
+@pytest.mark.parametrize("code", [0, 3, 5])
+def test_an_answer_is_kept(config: ScoreConfig, code: int) -> None:
+    with night_recorded(config, Console()) as ending:
+        ending.answer = {"exit_code": code, "runs": ["r"], "scored": 7, "drift": {"alarm": True}, "results": "…"}
+    (night,) = newest_nights(config.results, 2)
+    assert (night.exit_code, night.error, night.runs, dict(night.counts)) == (code, None, ("r",), {"scored": 7})
+    assert (night.archive, night.drift, night.finished) == ("/mnt/pacs", {"alarm": True}, True)
+
+
+def _stopped_by(number: int) -> Stopped:
+    stopped = Stopped("Stopped with 3 of 9 images scored and kept.")
+    stopped.__cause__ = KeyboardInterrupt(number)
+    return stopped
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "name"),
+    [
+        (UsageError("Wrong.", "Mend it."), 2, "usage"),
+        (ModelRefused("Altered.", "Restore it."), 4, "model_refused"),
+        (TryLater("Busy.", "Wait."), 75, "try_later"),
+        (LeaseLost("Taken.", "Wait."), 75, "lease_lost"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (KeyboardInterrupt(15), 143, "stopped"),
+        (_stopped_by(2), 130, "stopped"),
+        (_stopped_by(15), 143, "stopped"),
+        (ZeroDivisionError("/mnt/pacs/anna.jpg"), 1, "defect"),
+    ],
+)
+def test_every_end_leaves_its_night_and_goes_on(
+    config: ScoreConfig, error: BaseException, code: int, name: str
+) -> None:
+    with pytest.raises(type(error)) as raised, night_recorded(config, Console()):
+        raise error
+    assert raised.value is error
+    (night,) = newest_nights(config.results, 2)
+    assert (night.exit_code, night.finished, night.counts) == (code, False, {})
+    assert night.error is not None and night.error["code"] == name
+    assert "anna" not in night.error["message"]
+
+
+def test_a_night_that_cannot_be_written_hides_nothing(config: ScoreConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    (Path(config.results) / "nights").write_text("a file is in the way")
+    with night_recorded(config, Console()) as ending:
+        ending.answer = {"exit_code": 0}
+    with pytest.raises(ModelRefused), night_recorded(config, Console()):
+        raise ModelRefused("Altered.")
+    assert capsys.readouterr().err.count("warning: This night is not written down") == 2
+
+
+def test_a_dry_run_is_no_night(config: ScoreConfig) -> None:
+    with night_recorded(replace(config, dry_run=True), Console()) as ending:
+        ending.answer = {"exit_code": 0}
+    assert not (Path(config.results) / "nights").exists()
