@@ -28,6 +28,7 @@ class Outcome:
         answer: The model's output, float32 `[K]`; None for a failed image.
         failure: Why there is no answer; None for a scored image.
         kept: The bytes are those of the plan's previous row, whose answer holds: nothing was decoded.
+        seconds: How long the actor was busy with the image, waiting for its bytes included.
     """
 
     version: str
@@ -35,6 +36,7 @@ class Outcome:
     answer: np.ndarray | None = None
     failure: ImageFailure | None = None
     kept: bool = False
+    seconds: float = 0.0
 
     @property
     def scored(self) -> bool:

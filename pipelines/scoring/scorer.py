@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import heapq
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +30,7 @@ from pipelines.predictions.runs import RunFolder
 from pipelines.scoring import parts
 from pipelines.scoring.ahead import READ_THREADS, ReadAhead
 from pipelines.scoring.rows import Outcome, RowContext, feature_rows, prediction_rows
+from pipelines.scoring.stages import StageClock
 from pipelines.scoring.vanished import (
     PATIENCE_SECONDS,
     STORAGE_SIDE,
@@ -46,6 +48,8 @@ LARGEST_FILE = 512 * 1024 * 1024
 DECODE_SECONDS = 30.0
 # From the second attempt on images are decoded in a child process; after the last one the shard becomes rows.
 ATTEMPTS = 4
+# Of each shard; the driver keeps the slowest of all.
+SLOWEST_OF_SHARD = 3
 
 Kernel = Callable[[Prepared], np.ndarray]
 
@@ -110,6 +114,8 @@ class Receipt:
         seconds: From the first read to the written part, on the actor's clock.
         actor: Which actor answered.
         storage_failed: Failed images whose reason lies in storage: when the archive is lost, its absence may be it.
+        stages: `seconds` by stage, as `StageClock` gives them; {} from an actor that does not take them.
+        slowest: Seconds and row within the shard of its slowest images, the slowest first.
     """
 
     shard: int
@@ -118,6 +124,8 @@ class Receipt:
     seconds: float
     actor: str
     storage_failed: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
+    slowest: list[tuple[float, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -230,7 +238,8 @@ class ShardScorer:
         )
         self._ahead = ReadAhead(self._read, ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read"))
         self._prepare = Preprocessing(work.input_size).prepare
-        self._kernel = work.make_kernel(model)
+        self._clock = StageClock()
+        self._kernel = self._clock.timed("score", work.make_kernel(model))
         self._following: list[PlannedImage] = []
 
     def score(
@@ -254,12 +263,12 @@ class ShardScorer:
             ArchiveLost: If the archive went away and did not come back; parts that hold its absence are removed.
             NightreadError: If the part cannot be written.
         """
-        started = time.perf_counter()
+        self._clock.begin()
         folder = self._work.folder
         attempt = parts.next_attempt(folder, shard, self._work.session)
         if attempt > 1 and (rows := parts.read_part(folder, shard)) is not None:
             # Ray repeats a whole block when its actor dies; what was finished before stays as it is.
-            return _receipt(shard, rows, started, actor)
+            return self._receipt(shard, rows, actor)
         self._following = [] if following is None else _planned(following)
         if attempt > ATTEMPTS:
             outcomes = self._given_up(images)
@@ -267,9 +276,17 @@ class ShardScorer:
             outcomes = self._outcomes_in_child(images)
         else:
             outcomes = self._outcomes(images, self._prepare_here)
-        return _receipt(shard, self._write(shard, images, outcomes), started, actor)
+        return self._receipt(shard, self._write(shard, images, outcomes), actor, outcomes)
+
+    def _receipt(self, shard: int, rows: pa.Table, actor: str, outcomes: Sequence[Outcome] = ()) -> Receipt:
+        failed = Counter(code for code in rows.column("error_code").to_pylist() if code is not None)
+        storage_failed = sum(count for code, count in failed.items() if code in STORAGE_SIDE)
+        slowest = heapq.nlargest(SLOWEST_OF_SHARD, ((outcome.seconds, row) for row, outcome in enumerate(outcomes)))
+        stages = self._clock.seconds()
+        return Receipt(shard, rows.num_rows, dict(failed), sum(stages.values()), actor, storage_failed, stages, slowest)
 
     def _write(self, shard: int, images: pa.Table, outcomes: list[Outcome]) -> pa.Table:
+        self._clock.turn_to("write")
         rows = self._work.make_rows(images, outcomes)
         parts.write_part(self._work.folder, shard, rows)
         self._watch.wrote(shard, images)
@@ -300,10 +317,15 @@ class ShardScorer:
     ) -> bool:
         """Score these images of a shard; True where that was given up because the archive seems to be gone."""
         blobs = self._ahead.blobs([planned[i] for i in rest], self._following)
+        prepare = self._clock.timed("decode", prepare)
+        began = self._clock.turn_to("read")
         for i, blob in zip(rest, blobs, strict=True):
-            outcome = outcomes[i] = score_image(blob, prepare, self._kernel)
+            outcome = score_image(blob, prepare, self._kernel)
+            outcomes[i] = replace(outcome, seconds=self._clock.turn_to("wait") - began)
             if self._watch.saw(planned[i].uri, planned[i].version, outcome.failure):
                 return True
+            began = self._clock.turn_to("read")
+        self._clock.turn_to("wait")
         return self._watch.seems_gone()
 
     def _read(self, image: PlannedImage) -> Blob:
@@ -323,6 +345,7 @@ class ShardScorer:
         """Wait; then score again what was written while the archive may have been away already."""
         folder = self._work.folder
         self._ahead.forget()
+        self._clock.turn_to("wait")
         try:
             self._watch.wait()
         except ArchiveLost:
@@ -355,9 +378,3 @@ def _planned(images: pa.Table) -> list[PlannedImage]:
         known = pc.struct_field(images.column(PREVIOUS), "content_sha256").to_pylist()
     uris, versions = images.column("image_uri").to_pylist(), images.column("image_version").to_pylist()
     return [PlannedImage(*values) for values in zip(uris, versions, known, strict=True)]
-
-
-def _receipt(shard: int, rows: pa.Table, started: float, actor: str) -> Receipt:
-    failed = Counter(code for code in rows.column("error_code").to_pylist() if code is not None)
-    storage_failed = sum(count for code, count in failed.items() if code in STORAGE_SIDE)
-    return Receipt(shard, rows.num_rows, dict(failed), time.perf_counter() - started, actor, storage_failed)
