@@ -57,7 +57,7 @@ def compile_scorer(
     Raises:
         ModelRefused: If its answers are not finite or differ from Keras' by more than `TOLERANCE`.
     """
-    return compile_graph(_scorer(backbone, head, temperature, pooling, flip), input_size, _classes(head))
+    return compile_graph(classifier_graph(backbone, head, temperature, pooling, flip), input_size, _classes(head))
 
 
 def compile_scorer_int8(
@@ -95,7 +95,7 @@ def compile_scorer_int8(
         ModelRefused: If it cannot be compiled, or its answers are not finite.
     """
     pictures = calibration[:CALIBRATION_IMAGES]
-    graph = _scorer(backbone, head, temperature, pooling, flip)
+    graph = classifier_graph(backbone, head, temperature, pooling, flip)
     io = ScorerIO(input_size, _classes(head))
     # Weights that no model holds by chance: they mark the place where the fitted ones are written afterwards.
     marks = np.random.RandomState(8).uniform(1, 2, io.size).astype(np.float32)
@@ -206,8 +206,11 @@ def _classes(head: Any) -> int:
     return max(int(head.output_shape[-1]), 2)
 
 
-def _scorer(backbone: Any, head: Any, temperature: float, pooling: str, flip: bool) -> Graph:
-    """Pixels 0-255 [B, S, S, 3] to calibrated probabilities [B, K]; operations of the head have `_HEAD` as scope."""
+def classifier_graph(backbone: Any, head: Any, temperature: float, pooling: str, flip: bool) -> Graph:
+    """Put a classifier together: float32 pixels 0-255 [B, S, S, 3] to calibrated probabilities [B, K].
+
+    Operations of the head have `_HEAD` as scope. The arguments are those of `compile_scorer`.
+    """
     keras = import_keras()
     import tensorflow as tf
 
@@ -242,17 +245,30 @@ def _convert(graph: Graph, input_size: int) -> bytes:
     return _explained(lambda: bytes(_converter(graph, input_size).convert()))
 
 
-def _converter(graph: Graph, input_size: int) -> Any:
-    """A converter of the graph with its variables frozen, for uint8 pixels [1, S, S, 3]."""
+def freeze(graph: Graph, input_size: int, batch: int | None) -> Any:
+    """A concrete function of uint8 pixels [batch, S, S, 3] that holds the graph's variables as constants.
+
+    Args:
+        graph: float32 [B, S, S, 3], 0-255, to float32 [B, K].
+        input_size: S.
+        batch: Images that it takes; None: any number.
+    """
     import_keras()
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    @tf.function(input_signature=[tf.TensorSpec([1, input_size, input_size, 3], tf.uint8)])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[tf.TensorSpec([batch, input_size, input_size, 3], tf.uint8)])  # type: ignore[untyped-decorator]
     def answer(pixels: Any) -> Any:
         return graph(tf.cast(pixels, tf.float32))
 
-    frozen = convert_variables_to_constants_v2(answer.get_concrete_function())
+    return convert_variables_to_constants_v2(answer.get_concrete_function())
+
+
+def _converter(graph: Graph, input_size: int) -> Any:
+    """A converter of the frozen graph, for uint8 pixels [1, S, S, 3]."""
+    frozen = freeze(graph, input_size, 1)
+    import tensorflow as tf
+
     return tf.lite.TFLiteConverter.from_concrete_functions([frozen])
 
 

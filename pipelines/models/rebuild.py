@@ -43,17 +43,21 @@ def why_not_rebuilt(bundle: Bundle) -> str:
     return f"The model {bundle.name}@{bundle.version} was imported: it can be asked, but its layers are not known."
 
 
-def rebuild(bundle: Bundle) -> Rebuilt:
+def rebuild(bundle: Bundle, arrays: bytes | None = None) -> Rebuilt:
     """The network of a bundle with its trained weights.
+
+    Args:
+        bundle: The model.
+        arrays: Content of its `WEIGHTS_FILE`, for a process that cannot reach the bundle's folder; None: read there.
 
     Raises:
         ModelRefused: If the bundle has no network, its record does not describe one of ours, or its arrays are missing,
             altered or of another.
     """
     network = rebuild_untrained(bundle)
-    arrays = bundle.read(WEIGHTS_FILE)
+    content = bundle.read(WEIGHTS_FILE) if arrays is None else arrays
     try:
-        weights_from_bytes(joined(network.backbone, network.head, network.head_spec.pooling), arrays)
+        weights_from_bytes(joined(network.backbone, network.head, network.head_spec.pooling), content)
     except UsageError as error:
         raise _refused(bundle, f"{WEIGHTS_FILE} is not of the network that bundle.json describes") from error
     return network

@@ -142,7 +142,6 @@ class Scorer:
         self._input = int(details["index"])
         self._output = int(interpreter.get_output_details()[0]["index"])
         self._batch = None if io.pixels_go_in_unchanged else np.empty(shape, dtype=io.input_dtype)
-        self._ready = io.answers_probabilities_as_they_are
         self._table = None if io.pixels_go_in_unchanged else _pixel_table(io)
         self._check_tensors()
 
@@ -184,7 +183,7 @@ class Scorer:
                 "The model answered a number that is not finite.",
                 "It cannot be trusted for any image: train or import it again.",
             )
-        return self._finish(answer)
+        return finished(answer, self.io)
 
     def _fill(self, pixels: Pixels) -> None:
         """Write the scaled (and quantised) pixels [S, S, 3] into the input buffer, in the model's channel order."""
@@ -194,18 +193,23 @@ class Scorer:
             place = 2 - channel if self.io.reverse_channels else channel
             picture[:, :, place] = self._table[channel][pixels[:, :, channel]]
 
-    def _finish(self, answer: npt.NDArray[Any]) -> Vector:
-        """From what the graph answers [units] to float32 [K]."""
-        io = self.io
-        if self._ready:
-            return answer.astype(np.float32, copy=False)
-        real: npt.NDArray[np.float64] = answer.astype(np.float64)
-        if io.output_quantisation is not None:
-            step, zero = io.output_quantisation.scale, io.output_quantisation.zero_point
-            real = np.multiply(real - zero, step)
-        if io.outputs == "features":
-            return real.astype(np.float32)
-        return _probabilities(real, io).astype(np.float32)
+
+def finished(answer: npt.NDArray[Any], io: ScorerIO) -> Vector:
+    """From what the graph answers for one image [units] to float32 [K]: what is left to do outside of it.
+
+    Args:
+        answer: Of the graph.
+        io: How it is read.
+    """
+    if io.answers_probabilities_as_they_are:
+        return answer.astype(np.float32, copy=False)
+    real: npt.NDArray[np.float64] = answer.astype(np.float64)
+    if io.output_quantisation is not None:
+        step, zero = io.output_quantisation.scale, io.output_quantisation.zero_point
+        real = np.multiply(real - zero, step)
+    if io.outputs == "features":
+        return real.astype(np.float32)
+    return _probabilities(real, io).astype(np.float32)
 
 
 def _pixel_table(io: ScorerIO) -> npt.NDArray[Any]:
