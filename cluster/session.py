@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -16,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.door import Head, knock, uses_tls
 from pipelines.errors import TryLater, UsageError
 
 # 107 bytes is the longest name of a Unix socket. Ray's longest is, below a folder of ours with 19,
 # `/session_2026-11-21_23-06-13_635678_4194304/sockets/plasma_store`.
 LONGEST_TEMPORARY_FOLDER = 107 - 19 - 64
-SECONDS_TO_ANSWER = 10.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class ClusterSize:
         local: True where Ray runs on this machine for this command only.
         node_cpus: Processor cores of each node.
         node_gpus: GPUs of each node, in the same order.
+        may_carry_pixels: Whether images may travel from node to node: there is one only, Ray encrypts what they say to
+            each other, or the user accepts that it does not.
     """
 
     cpus: int
@@ -41,6 +42,7 @@ class ClusterSize:
     local: bool
     node_cpus: tuple[int, ...]
     node_gpus: tuple[int, ...]
+    may_carry_pixels: bool = True
 
 
 def usable_cores() -> int:
@@ -54,42 +56,45 @@ def usable_cores() -> int:
 
 
 @contextlib.contextmanager
-def start_or_join(address: str) -> Iterator[ClusterSize]:
+def start_or_join(address: str, insecure: bool = False) -> Iterator[ClusterSize]:
     """Hold a connection to Ray for the length of a `with` block.
 
     Args:
         address: `local` starts Ray on this machine with a token of its own, without dashboard, in a folder that is
             removed at the end; `auto` joins the cluster that this machine belongs to; `HOST:PORT` joins that one.
+        insecure: Join a cluster even if it takes anybody without a token.
 
     Yields:
         The size of the cluster.
 
     Raises:
-        UsageError: If the address is malformed.
+        UsageError: If the address is malformed or not Ray's, or this machine is no node of that cluster; if the cluster
+            is open and that was not accepted, runs another Ray, or refuses the token or the certificates.
         TryLater: If no cluster answers there, or Ray does not start.
     """
     if address == "local":
         with _local_ray() as size:
             yield size
     else:
-        with _joined_ray(address) as size:
+        with _joined_ray(address, insecure) as size:
             yield size
 
 
-def _size(ray: Any, local: bool) -> ClusterSize:
+def _size(ray: Any, local: bool, protected: bool = True) -> ClusterSize:
     """Ask Ray what it has."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = tuple(int(resources.get("CPU", 0)) for resources in alive)
     gpus = tuple(int(resources.get("GPU", 0)) for resources in alive)
-    return ClusterSize(max(1, sum(cpus)), len(alive), local, cpus, gpus)
+    return ClusterSize(max(1, sum(cpus)), len(alive), local, cpus, gpus, protected or len(alive) == 1)
 
 
 @contextlib.contextmanager
-def shared_session(address: str) -> Iterator[Callable[[], AbstractContextManager[ClusterSize]]]:
+def shared_session(address: str, insecure: bool = False) -> Iterator[Callable[[], AbstractContextManager[ClusterSize]]]:
     """Yield what several jobs call to connect: one Ray, started or joined at the first call, left with the block.
 
     Args:
         address: As `start_or_join`.
+        insecure: As `start_or_join`.
     """
     with contextlib.ExitStack() as stack:
         started: list[ClusterSize] = []
@@ -97,7 +102,7 @@ def shared_session(address: str) -> Iterator[Callable[[], AbstractContextManager
         @contextlib.contextmanager
         def connect() -> Iterator[ClusterSize]:
             if not started:
-                started.append(stack.enter_context(start_or_join(address)))
+                started.append(stack.enter_context(start_or_join(address, insecure)))
             yield started[0]
 
         yield connect
@@ -108,8 +113,9 @@ def _local_ray() -> Iterator[ClusterSize]:
     cores = usable_cores()
     folder = _session_folder()
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    # A local Ray must not inherit the address of a cluster that the shell happens to name.
-    with _environment({**token, **_QUIET}, removed=("RAY_ADDRESS",)):
+    # A local Ray must not inherit the address of a cluster that the shell happens to name, nor its certificates: it
+    # has one node, and no wire to another.
+    with _environment({**token, **_QUIET}, removed=("RAY_ADDRESS", "RAY_USE_TLS")):
         try:
             ray = _quiet_ray()
             _reread_environment()
@@ -136,25 +142,78 @@ def _local_ray() -> Iterator[ClusterSize]:
 
 
 @contextlib.contextmanager
-def _joined_ray(address: str) -> Iterator[ClusterSize]:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if address != "auto" and not (host and port.isdigit()):
-        raise UsageError(f"--address {address!r} is not an address of Ray.", "Use local, auto or HOST:PORT.")
-    if address != "auto":
-        _knock(address, host.strip("[]"), int(port))
-    with _environment({**_QUIET, **_FEW_ATTEMPTS}):
-        ray = _quiet_ray()
-        try:
-            _init(ray, address=address, runtime_env={"env_vars": for_workers(os.environ)})
-        except (RuntimeError, ConnectionError, TimeoutError, OSError, ValueError, ray.exceptions.RayError) as error:
-            raise TryLater(
-                f"No Ray cluster answers at {address}: {_first_line(error)}.",
-                "Check the address, the token (RAY_AUTH_TOKEN) and that Ray's version is the same there.",
-            ) from error
-        try:
-            yield _size(ray, local=False)
-        finally:
-            ray.shutdown()
+def _joined_ray(address: str, insecure: bool) -> Iterator[ClusterSize]:
+    with _environment({**_QUIET, **_JOINING}):
+        place = _head_of_this_machine() if address == "auto" else address
+        head = knock(place, insecure)
+        _refuse_outside(place)
+        with _environment({"RAY_AUTH_MODE": _auth_mode(head)}):
+            ray = _quiet_ray()
+            _reread_environment()
+            try:
+                _init(ray, address=place, runtime_env={"env_vars": for_workers(os.environ)})
+            except (RuntimeError, ConnectionError, TimeoutError, OSError, ValueError, ray.exceptions.RayError) as error:
+                if "No node info found matching" in str(error):
+                    raise _outside(place) from error
+                raise TryLater(
+                    f"The Ray cluster at {place} cannot be joined: {_first_line(error)}.",
+                    "See with `ray status` on its head how it does.",
+                ) from error
+            try:
+                yield _size(ray, local=False, protected=insecure or uses_tls())
+            finally:
+                ray.shutdown()
+    _reread_environment()
+
+
+def _head_of_this_machine() -> str:
+    """Where the head is of the cluster that this machine belongs to: what RAY_ADDRESS says, else what runs here.
+
+    Raises:
+        UsageError: If RAY_ADDRESS is not the address of a head.
+        TryLater: If no Ray runs here, or more than one.
+    """
+    from ray._private import services
+
+    try:
+        found: str = services.canonicalize_bootstrap_address_or_die("auto")
+    except ValueError as error:
+        raise UsageError(
+            f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')!r} is not the address of a head.", "Set it to HOST:PORT."
+        ) from error
+    except (ConnectionError, OSError) as error:
+        raise TryLater(
+            "--address auto finds no Ray, or more than one, on this machine.",
+            "Start one with `ray start`, or say HOST:PORT.",
+        ) from error
+    return found
+
+
+def _refuse_outside(address: str) -> None:
+    """Refuse a machine on which no node of Ray runs: a program joins a cluster through the node of its own machine.
+
+    Raises:
+        UsageError: If that is so.
+    """
+    from ray._private import services
+
+    finding: Any = services
+    if not finding.find_node_ids():
+        raise _outside(address)
+
+
+def _outside(address: str) -> UsageError:
+    return UsageError(
+        f"This machine is no node of the cluster at {address}.",
+        "Run the command on one of its nodes, or send it there: `nightread submit -- …`.",
+    )
+
+
+def _auth_mode(head: Head) -> str:
+    """What Ray is to send: a token to those that ask for one, and to nobody else."""
+    if not head.asks_for_token:
+        return "disabled"
+    return "k8s" if os.environ.get("RAY_AUTH_MODE", "").lower() == "k8s" else "token"
 
 
 _QUIET = {
@@ -201,18 +260,12 @@ def for_workers(environment: Mapping[str, str]) -> dict[str, str]:
 
 _WATCHERS = ("start_monitor", "start_log_monitor", "start_api_server")
 
-# Ray itself tries a head that does not answer for a quarter of an hour.
-_FEW_ATTEMPTS = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
-
-
-def _knock(address: str, host: str, port: int) -> None:
-    """See whether anything listens there, so that a wrong address is known within seconds."""
-    try:
-        socket.create_connection((host, port), timeout=SECONDS_TO_ANSWER).close()
-    except (OSError, OverflowError) as error:
-        raise TryLater(
-            f"No Ray cluster answers at {address}: {_first_line(error)}.", "Check the address and that its head runs."
-        ) from error
+_JOINING = {
+    # Ray itself tries a head that does not answer for a quarter of an hour.
+    "RAY_NUM_REDIS_GET_RETRIES": "1",
+    # What was submitted to a cluster comes with variables for its workers, and may say them again.
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
+}
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.console import Console, JsonOption, program
-from jobs.score import AddressOption, ScoreDisplay
+from jobs.score import AddressOption, InsecureOption, ScoreDisplay
 from jobs.training_display import band_lines
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def calibrate_command(
     exclude: Annotated[list[str] | None, typer.Option(help="Glob of images to leave out; repeatable.")] = None,
     group_by: Annotated[str | None, typer.Option(help="Pattern in a path that names the patient.")] = None,
     address: AddressOption = "local",
+    insecure: InsecureOption = False,
     json: JsonOption = False,
 ) -> None:
     """Make a new version with temperature, thresholds and refer bands fitted to images that it has not seen."""
@@ -54,7 +55,7 @@ def calibrate_command(
         target_specificity=target_specificity,
         who=who_and_where(),
     )
-    with ScoreDisplay(console, PHASES) as display, shared_session(address) as connect:
+    with ScoreDisplay(console, PHASES) as display, shared_session(address, insecure) as connect:
         from pipelines.training.recalibration import calibrate
 
         report = calibrate(config, connect, display.tell)

@@ -59,6 +59,9 @@ def register(app: typer.Typer) -> None:
 def doctor(
     results: Annotated[str | None, typer.Option(help="Also try whether this folder or URI can hold results.")] = None,
     address: Annotated[str, typer.Option(help="The Ray to try: local, auto or HOST:PORT.")] = "local",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Join a cluster even if it takes anybody, without a token.")
+    ] = False,
     json: JsonOption = False,
 ) -> int:
     """Look whether this machine has what a night needs.
@@ -67,7 +70,7 @@ def doctor(
     """
     console = Console(json)
     checks: list[Check] = []
-    for check in examine(results, address):
+    for check in examine(results, address, insecure):
         checks.append(replace(check, cure="") if check.good else check)
         if not json:
             show(console, check)
@@ -76,12 +79,13 @@ def doctor(
     return exit_code
 
 
-def examine(results: str | None, address: str) -> Iterator[Check]:
+def examine(results: str | None, address: str, insecure: bool = False) -> Iterator[Check]:
     """Look at one thing after the other.
 
     Args:
         results: Folder or URI that is to be a place for results; nothing is left there. None leaves that out.
         address: The Ray that is started or joined.
+        insecure: Join it even if it takes anybody.
     """
     yield _python()
     yield from _libraries()
@@ -92,7 +96,7 @@ def examine(results: str | None, address: str) -> Iterator[Check]:
     yield _weights()
     if results is not None:
         yield _results(results)
-    yield _ray(address)
+    yield _ray(address, insecure)
 
 
 def show(console: Console, check: Check) -> None:
@@ -220,12 +224,12 @@ def _room_for_results(results: str, place: str, remark: str) -> Check:
     return Check("results", free >= RESULTS_SPACE, found, "Make room on that disk.")
 
 
-def _ray(address: str) -> Check:
+def _ray(address: str, insecure: bool) -> Check:
     from cluster.session import start_or_join
 
     begun = time.monotonic()
     try:
-        with start_or_join(address) as size:
+        with start_or_join(address, insecure) as size:
             found = f"{size.cpus} CPUs, answered after {time.monotonic() - begun:.1f} s"
     except NightreadError as error:
         return Check("Ray", False, error.message, error.cure)

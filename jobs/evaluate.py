@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.console import Console, JsonOption
-from jobs.score import AddressOption, ScoreDisplay
+from jobs.score import AddressOption, InsecureOption, ScoreDisplay
 from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def evaluate(
     no_images: Annotated[bool, typer.Option("--no-images", help="Show no image in the report.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report in the folder.")] = False,
     address: AddressOption = "local",
+    insecure: InsecureOption = False,
     json: JsonOption = False,
 ) -> None:
     """Measure a model on labelled images, or committed predictions joined to labels, and write a report."""
@@ -112,7 +113,7 @@ def evaluate(
         overwrite=overwrite,
         who=who_and_where(),
     )
-    with ScoreDisplay(console, PHASES) as display, shared_session(address) as connect:
+    with ScoreDisplay(console, PHASES) as display, shared_session(address, insecure) as connect:
         answer = run_evaluate(config, connect, display.tell)
     show(console, answer)
 

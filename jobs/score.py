@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 AddressOption = Annotated[
     str, typer.Option(help="Ray: `local` starts it on this machine, `auto` or HOST:PORT joins a cluster.")
 ]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="Join a cluster even if it takes anybody, without a token.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -80,6 +83,7 @@ def score(
         bool, typer.Option("--list", envvar="NIGHTREAD_SCORE_LIST", help="Print one line for each image.")
     ] = False,
     address: AddressOption = "local",
+    insecure: InsecureOption = False,
     json: JsonOption = False,
 ) -> int:
     """Score every image that is new or changed, and commit the rows of each run in one transaction."""
@@ -126,7 +130,7 @@ def score(
         with ScoreDisplay(console) as display:
             report = run_score(
                 config,
-                lambda: start_or_join(address),
+                lambda: start_or_join(address, insecure),
                 display.tell,
                 row_printer(console, config) if list_images else None,
             )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs.console import Console, JsonOption
-from jobs.score import AddressOption
+from jobs.score import AddressOption, InsecureOption
 from jobs.training_display import TrainDisplay, show
 
 
@@ -57,6 +57,7 @@ def train(
     ] = False,
     show_recipe: Annotated[str | None, typer.Option(help="Print the TOML of a recipe, and end.")] = None,
     address: AddressOption = "local",
+    insecure: InsecureOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train a classifier on labelled images and write it as a bundle below MODELS/NAME."""
@@ -97,7 +98,7 @@ def train(
         cache=cache,
         who=who_and_where(),
     )
-    with TrainDisplay(console, config.recipe.metric) as display, shared_session(address) as connect:
+    with TrainDisplay(console, config.recipe.metric) as display, shared_session(address, insecure) as connect:
         from pipelines.training.run import train as run_train
 
         report = run_train(config, connect, display.tell)

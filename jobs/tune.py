@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.console import Console, JsonOption
-from jobs.score import AddressOption
+from jobs.score import AddressOption, InsecureOption
 
 if TYPE_CHECKING:
     from jobs.tuning_test import Connect, Tell
@@ -72,6 +72,7 @@ def tune(
     seed: Annotated[int, typer.Option(help="Of every point: split, first weights, order, augmentation, dropout.")] = 0,
     cache: Annotated[str | None, typer.Option(help="Where caches and checkpoints lie, not below MODELS.")] = None,
     address: AddressOption = "local",
+    insecure: InsecureOption = False,
     json: JsonOption = False,
 ) -> None:
     """Search a grid of recipes on labelled images, and write the best as a bundle below MODELS/NAME."""
@@ -117,7 +118,7 @@ def tune(
         refit=refit,
         promote=promote,
     )
-    with TuneDisplay(console) as display, shared_session(address) as connect:
+    with TuneDisplay(console) as display, shared_session(address, insecure) as connect:
         from pipelines.tuning.run import plan_only
         from pipelines.tuning.run import tune as run_tune
 
