@@ -39,7 +39,7 @@ _HALF_WRITTEN: Final = re.compile(r".*(\.tmp|\.parquet#\d+|\.json#\d+)")
 _TABLE_FILE: Final = re.compile(rf"{PARTITION_COLUMN}=[^/]+/[^/]+\.parquet")
 _LOG_FILE: Final = re.compile(r"(\d{20})\.json")
 _KEPT_OF_RUNS: Final = ("run.json", "cut.json")
-_REMAINS_OF_RUNS: Final = re.compile(r"plan\.parquet|closing|parts/.*|attempts/.*")
+_REMAINS_OF_RUNS: Final = re.compile(r"plan\.parquet|closing|progress\.json|parts/.*|attempts/.*")
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,11 @@ class RunFolder:
         """The shards that the run was cut to when its time was over; there is none for a run that was not cut."""
         return paths.join(self.root, "cut.json")
 
+    @property
+    def progress(self) -> str:
+        """Where the run stands, for other hosts to see; there only while the run is not at its end."""
+        return paths.join(self.root, "progress.json")
+
     def part(self, shard: int) -> str:
         """Staged rows of a shard."""
         return paths.join(self.root, _PARTS, f"{shard:08d}.parquet")
@@ -250,10 +255,11 @@ class RunFolder:
         )
 
     def remove_parts(self) -> None:
-        """Remove what only the scoring needed: parts, markers and the word to end; plan, cut and record stay."""
+        """Remove what only the scoring needed: parts, markers, progress and the word to end. Plan, cut, record stay."""
         files.delete_tree(paths.join(self.root, _PARTS))
         files.delete_tree(paths.join(self.root, _ATTEMPTS))
         files.delete(self.closing)
+        files.delete(self.progress)
 
     def _numbers(self, folder: str, pattern: re.Pattern[str]) -> set[int]:
         found = (pattern.fullmatch(name) for name in files.list_names(paths.join(self.root, folder)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -20,12 +19,14 @@ from pipelines.predictions.schema import prediction_schema
 from pipelines.scoring import parts
 from pipelines.scoring.gate import Gate, PartMissing
 from pipelines.scoring.hours import Closing
-from pipelines.scoring.night import Night
+from pipelines.scoring.night import Night, Tell
 from pipelines.scoring.parts import PlanFile, open_plan
+from pipelines.scoring.progress import ProgressFile
 from pipelines.scoring.report import NO_ROWS, RunCounts, ScoreProgress, Tally
 from pipelines.scoring.rows import RowContext
 from pipelines.scoring.scorer import PredictionMaker, Receipt, ScoreKernel, ShardWork
 from pipelines.scoring.staging import abandon
+from pipelines.scoring.timings import Timings
 from pipelines.scoring.vanished import STORAGE_SIDE, ArchiveLost
 from pipelines.storage import files
 from pipelines.storage.leases import Lease
@@ -100,11 +101,11 @@ class Finisher:
             PartMissing: If its parts are damaged again and again.
             TryLater, UsageError, LeaseLost: Each with its cure.
         """
-        began = time.monotonic()
+        account = _Account(Timings(), ProgressFile(folder), self._night.tell)
         files.delete(folder.closing)  # a driver that was killed while it closed the run left it
         rate, lost = None, None
         for left in reversed(range(GATE_ROUNDS)):
-            tally, lost = self._score_or_cut(folder, record, lost)
+            tally, lost = self._score_or_cut(folder, record, lost, account)
             rate = tally.steady_rate if tally else rate
             with open_plan(folder) as plan:
                 remaining = plan.whole - plan.images
@@ -113,18 +114,19 @@ class Finisher:
                     counts = abandon(folder, record, self._lease) or NO_ROWS
                     return Finished(record.run_id, counts, remaining=remaining, lost=lost)
                 try:
-                    version, gate = self._commit(folder, record, plan)
+                    account.tell(ScoreProgress("committing", plan.images, plan.images))
+                    with account.timings.phase("committing"):
+                        version, gate = self._commit(folder, record, plan)
                     break
                 except PartMissing:
                     if not left:
                         raise
-        timings = {**record.timings, "images_per_second": rate, "seconds": time.monotonic() - began}
         closed = replace(
             record,
             status="committed",
             table_version=version,
             counts={**record.counts, **gate.counts.as_record(), "kept": gate.kept, "remaining": remaining},
-            timings=timings,
+            timings={**account.timings.as_record(record.timings), "images_per_second": rate},
         )
         # The rows are in the table: what fails from here on is repaired by the next command and must not hide them.
         with contextlib.suppress(TryLater):
@@ -133,16 +135,17 @@ class Finisher:
         return Finished(record.run_id, gate.counts, rate, version, gate.multi_frame, gate.kept, remaining, lost)
 
     def _score_or_cut(
-        self, folder: RunFolder, record: RunRecord, lost: ArchiveLost | None
+        self, folder: RunFolder, record: RunRecord, lost: ArchiveLost | None, account: _Account
     ) -> tuple[Tally | None, ArchiveLost | None]:
         """Score what has no part; where that had to end early, cut the run to what is finished and sound."""
         tally = None
         with open_plan(folder) as plan:
             missing = parts.missing_shards(folder, plan)
+            account.timings.found_finished(plan.images - plan.images_of(missing))
             if missing and lost is None and not self._closing.over:
                 session = _Session(folder)
                 try:
-                    tally = self._score_shards(folder, record, plan, missing, session)
+                    tally = self._score_shards(folder, record, plan, missing, session, account)
                 except ArchiveLost as error:
                     lost = error
                     session.drop_doubtful_parts()
@@ -158,7 +161,6 @@ class Finisher:
         Raises:
             PartMissing: If a part does not pass.
         """
-        self._night.tell(ScoreProgress("committing", plan.images, plan.images))
         schema = self._context(record, plan).schema
         gate = Gate(folder, plan, schema)
         try:
@@ -174,14 +176,22 @@ class Finisher:
         return version, gate
 
     def _score_shards(
-        self, folder: RunFolder, record: RunRecord, plan: PlanFile, missing: list[int], session: _Session
+        self,
+        folder: RunFolder,
+        record: RunRecord,
+        plan: PlanFile,
+        missing: list[int],
+        session: _Session,
+        account: _Account,
     ) -> Tally:
         night = self._night
         model, io = night.bundle.scorer(night.config.precision)
         self_test(night.bundle, Scorer(model, io), night.config.precision)
-        night.tell(ScoreProgress("starting", 0, plan.images))
-        if self._size is None:
-            self._size = self._stack.enter_context(self._connect())
+        done = plan.images - plan.images_of(missing)
+        account.tell(ScoreProgress("starting", done, plan.images))
+        with account.timings.phase("starting"):
+            if self._size is None:
+                self._size = self._stack.enter_context(self._connect())
         from pipelines.scoring import graph  # only now: a run that finds nothing new never loads Ray
 
         least, most = night.config.pool.within(self._size.cpus)
@@ -200,7 +210,6 @@ class Finisher:
             patience_seconds=night.config.patience_seconds,
             requests_per_second=None if rate is None else rate / actors,
         )
-        done = plan.images - plan.images_of(missing)
         tally = Tally(plan.images, done, min(actors, len(missing)))
 
         def on_receipt(receipt: Receipt) -> None:
@@ -208,7 +217,8 @@ class Finisher:
                 self._lease.check()
             session.add(receipt)
             if tally.add(receipt):
-                night.tell(tally.progress())
+                account.timings.add(receipt)
+                account.tell(tally.progress())
                 if self._show_rows and (rows := parts.read_part(folder, receipt.shard)) is not None:
                     self._show_rows(rows)
 
@@ -216,8 +226,9 @@ class Finisher:
             self._lease.check()
             files.write_atomic(folder.closing, b"")
 
-        night.tell(tally.progress())
-        with _stoppable(tally), self._closing.announced(close):
+        account.tell(tally.progress())
+        account.timings.begin_scoring(actors, graph.this_node())
+        with account.timings.phase("scoring"), _stoppable(tally), self._closing.announced(close):
             graph.score_shards(work, model, missing, plan, graph.Pool(least, most), on_receipt)
         return tally
 
@@ -232,6 +243,20 @@ class Finisher:
             versions_from_manifest=bool(record.configuration["versions_from_manifest"]),
             schema=prediction_schema(bundle.classes, plan.carried),
         )
+
+
+@dataclass(frozen=True)
+class _Account:
+    """What is told of one run: where it stands while it goes on, and of its time when it is over."""
+
+    timings: Timings
+    progress: ProgressFile
+    show: Tell
+
+    def tell(self, progress: ScoreProgress) -> None:
+        """Tell the person who waits, and other hosts."""
+        self.show(progress)
+        self.progress.tell(progress)
 
 
 class _Session:

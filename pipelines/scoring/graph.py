@@ -82,6 +82,11 @@ class ShardActor:
         return self._images[shard]
 
 
+def this_node() -> str:
+    """The node that this process runs on, as the names of its actors begin."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
 def end_with_parent() -> None:
     """Have the kernel end this actor, or worker, with its node's daemon.
 

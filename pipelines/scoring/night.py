@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipelines.archive.found import Listing
@@ -57,11 +58,13 @@ class Planned:
         listing: The archive's listing; its file is gone when the block of `planned_work` ends.
         plan: Counts of the plan, and its files, which are gone then too.
         table_version: The table's version before it was asked; None where there was no table.
+        timings: `listing_seconds` and `planning_seconds`.
     """
 
     listing: Listing
     plan: Plan
     table_version: int | None
+    timings: Mapping[str, float] = field(default_factory=dict)
 
 
 def open_night(config: ScoreConfig, tell: Tell) -> Night:
@@ -191,13 +194,17 @@ def planned_work(night: Night, backfill: int | None, kept_in: str | None) -> Ite
         UsageError, TryLater: As `list_images`, `refuse_nothing` and `make_plan` do.
     """
     with tempfile.TemporaryDirectory(prefix="nightread-plan-") as folder:
+        began = time.monotonic()
         with files.explaining(folder):
             listing = list_images(night, Path(folder), kept_in)
         try:
             refuse_nothing(listing, night.config)
             listing = _with_columns(night, listing, Path(folder))
             version = table_version(night.results)
-            yield Planned(listing, _plan(night, listing, backfill, Path(folder)), version)
+            listed = time.monotonic()
+            plan = _plan(night, listing, backfill, Path(folder))
+            timings = {"listing_seconds": listed - began, "planning_seconds": time.monotonic() - listed}
+            yield Planned(listing, plan, version, {name: round(spent, 3) for name, spent in timings.items()})
         except LeaseLost:
             raise
         except NightreadError:

@@ -42,11 +42,14 @@ def stage_runs(night: Night, planned: Planned, lease: Lease) -> list[Run]:
         lease.check()
         files.put(str(path), folder.plan)
     first = _first_record(night, planned, folders)
-    staged = []
+    staged: list[Run] = []
     for folder, path in zip(folders, planned.plan.paths, strict=True):
         images = pq.read_metadata(path).num_rows
         own = {"planned": images, "shards": -(-images // night.config.images_a_shard)}
-        staged.append((folder, replace(first, run_id=folder.run_id, counts={**first.counts, **own})))
+        # One listing serves them all: its time stands at the first, so that a sum over runs is right.
+        timings = {} if staged else dict(planned.timings)
+        record = replace(first, run_id=folder.run_id, counts={**first.counts, **own}, timings=timings)
+        staged.append((folder, record))
     for folder, record in staged:
         lease.check()
         folder.write_record(record)

@@ -115,7 +115,6 @@ def test_waiting_for_an_archive_that_is_away_is_a_stage_of_its_own(tmp_path: Pat
     work = ShardWork(RunFolder(str(tmp_path), "run"), 1, 4, Busy({}, unmount), FeatureMaker(PIXELS.size), str(archive))
     receipt = ShardScorer(work, b"", mount).score(0, images)
     assert receipt.stages["wait"] >= 0.05 and not receipt.failed
-    assert all(seconds < receipt.stages["wait"] for seconds, _ in receipt.slowest)
     shutil.rmtree(archive)
 
 
