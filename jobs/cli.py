@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from jobs import runs_check
 from jobs.console import Console, standard_output_for_json
 from jobs.places import place_commands
 from pipelines.errors import NightreadError, Stopped, UsageError
@@ -104,31 +105,35 @@ def wants_json(arguments: Sequence[str], environment: Mapping[str, str]) -> bool
 
 
 def _run(arguments: list[str], console: Console, signals: list[int]) -> int:
+    # A monitoring plugin has exit codes of its own.
+    failed = runs_check.unknown if tuple(arguments[:2]) == runs_check.COMMAND else _failed
     try:
         code = typer.main.get_command(app).main(args=arguments, prog_name="nightread", standalone_mode=False)
         if code == 128 + signal.SIGINT:  # what Typer makes of a KeyboardInterrupt
             raise Stopped("Stopped before the work was done.", "The same command goes on from there.")
         return code if isinstance(code, int) else 0
     except Stopped as error:
-        return _failed(console, error, 128 + (signals[-1] if signals else error.signal_number))
+        return failed(console, error, 128 + (signals[-1] if signals else error.signal_number))
     except NightreadError as error:
-        return _failed(console, error, error.exit_code)
+        return failed(console, error, error.exit_code)
     except typer.TyperException as error:
         usage = _as_usage_error(error)
-        return _failed(console, usage, usage.exit_code)
+        return failed(console, usage, usage.exit_code)
     except typer.Abort:
-        return _failed(console, UsageError("The command was given up."), UsageError.exit_code)
+        return failed(console, UsageError("The command was given up."), UsageError.exit_code)
     except Exception as error:
         traceback.print_exc()
-        if console.json:
-            message = f"{type(error).__name__}: {error}"
-            cure = "This is a defect of nightread; please report it with the traceback on standard error."
-            console.result({"error": {"code": "defect", "message": message, "cure": cure}, "exit_code": 1})
-        return 1
+        cure = "This is a defect of nightread; please report it with the traceback on standard error."
+        return failed(console, _Defect(f"{type(error).__name__}: {error}", cure), _Defect.exit_code)
+
+
+class _Defect(NightreadError):
+    code = "defect"
 
 
 def _failed(console: Console, error: NightreadError, exit_code: int) -> int:
-    console.error(error.message, error.cure)
+    if not isinstance(error, _Defect):  # of which the traceback has told
+        console.error(error.message, error.cure)
     if console.json:
         told = {"code": error.code, "message": error.message, "cure": error.cure}
         console.result({"error": told, "exit_code": exit_code})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs import runs_keeping
+from jobs import runs_check, runs_keeping
 from jobs.console import Console, JsonOption, duration, program
 from pipelines.errors import UsageError
 
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     runs = typer.Typer(help="Show the runs of a results folder, and look after them.", rich_markup_mode=None)
     runs.command("list")(list_)
     runs.command("show")(show)
+    runs.command("check")(runs_check.check)
     runs.command("rebase")(rebase)
     runs_keeping.register(runs)
     app.add_typer(runs, name="runs")

@@ -226,6 +226,22 @@ class Lease:
         return json.dumps(content, indent=1).encode()
 
 
+def is_held(results: str) -> bool | None:
+    """Say whether a process holds a results folder at this moment, without waiting.
+
+    Returns:
+        None where another machine's process holds it, of which only time could tell whether it lives.
+
+    Raises:
+        TryLater: Storage does not answer.
+        UsageError: The folder may not be read, or a newer release holds a lease in it.
+    """
+    holder, me = _highest(paths.canonical(results)), Identity.of_this_process()
+    if _is_free(holder, me):
+        return False
+    return True if _is_visible(holder, me) else None
+
+
 def _uri(results: str, number: int) -> str:
     return paths.join(results, "leases", f"{number}.json")
 
