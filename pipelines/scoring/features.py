@@ -26,9 +26,10 @@ from pipelines.predictions.runs import RunFolder
 from pipelines.scoring import parts
 from pipelines.scoring.config import SHARDS_PER_GROUP, PoolSize
 from pipelines.scoring.gate import PartMissing
+from pipelines.scoring.kernels import Kernel
 from pipelines.scoring.parts import PlanFile
 from pipelines.scoring.report import ScoreProgress, Tally
-from pipelines.scoring.scorer import FeatureMaker, Kernel, Receipt, ShardWork
+from pipelines.scoring.scorer import FeatureMaker, Receipt, ShardWork
 from pipelines.storage import files
 
 MOST_IN_SHARD = 32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,21 @@ from pipelines.models.decision import decide
 from pipelines.predictions.schema import class_column
 
 
+class Promise(Protocol):
+    """An answer that comes later, with those of other images."""
+
+    def __call__(self) -> np.ndarray:
+        """The model's output, float32 `[K]`, waited for.
+
+        Raises:
+            ModelRefused: If it is not finite.
+        """
+
+    @property
+    def stood_in(self) -> bool:
+        """Whether something slower had to answer in place of what was asked; known once it is answered."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one image.
@@ -29,6 +45,8 @@ class Outcome:
         failure: Why there is no answer; None for a scored image.
         kept: The bytes are those of the plan's previous row, whose answer holds: nothing was decoded.
         seconds: How long the actor was busy with the image, waiting for its bytes included.
+        promise: Where the answer is still to come from; None once it is there.
+        stood_in: The answer is that of the actor itself, because no GPU was there to give it.
     """
 
     version: str
@@ -37,6 +55,8 @@ class Outcome:
     failure: ImageFailure | None = None
     kept: bool = False
     seconds: float = 0.0
+    promise: Promise | None = None
+    stood_in: bool = False
 
     @property
     def scored(self) -> bool:

@@ -12,16 +12,15 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.archive.plan_writing import PREVIOUS
-from pipelines.errors import ImageFailure, ModelRefused
+from pipelines.errors import ImageFailure
 from pipelines.images.child import DecodeChild
 from pipelines.images.fingerprint import difference_hash
 from pipelines.images.preprocess import Prepared, Preprocessing
@@ -29,6 +28,7 @@ from pipelines.models.runtime import Scorer, ScorerIO
 from pipelines.predictions.runs import RunFolder
 from pipelines.scoring import parts
 from pipelines.scoring.ahead import READ_THREADS, ReadAhead
+from pipelines.scoring.kernels import Kernel, KnownBlob, fulfilled, score_image
 from pipelines.scoring.rows import Outcome, RowContext, feature_rows, prediction_rows
 from pipelines.scoring.stages import StageClock
 from pipelines.scoring.vanished import (
@@ -51,14 +51,12 @@ ATTEMPTS = 4
 # Of each shard; the driver keeps the slowest of all.
 SLOWEST_OF_SHARD = 3
 
-Kernel = Callable[[Prepared], np.ndarray]
-
 
 class KernelMaker(Protocol):
     """Makes, in the actor, what turns one prepared image into its answer."""
 
     def __call__(self, model: bytes) -> Kernel:
-        """Load the model; the answer is what `RowMaker` takes."""
+        """Load the model; the answer, or what it promises, is what `RowMaker` takes."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +114,7 @@ class Receipt:
         storage_failed: Failed images whose reason lies in storage: when the archive is lost, its absence may be it.
         stages: `seconds` by stage, as `StageClock` gives them; {} from an actor that does not take them.
         slowest: Seconds and row within the shard of its slowest images, the slowest first.
+        stood_in: Images that the actor answered itself, because no GPU was there to do so.
     """
 
     shard: int
@@ -126,6 +125,7 @@ class Receipt:
     storage_failed: int = 0
     stages: dict[str, float] = field(default_factory=dict)
     slowest: list[tuple[float, int]] = field(default_factory=list)
+    stood_in: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,38 +171,6 @@ class PlannedImage:
     uri: str
     version: str
     known: str | None
-
-
-@dataclass(frozen=True)
-class KnownBlob(Blob):
-    """A file's content that the table has an answer for."""
-
-
-def score_image(blob: Future[Blob], prepare: Callable[[bytes], Prepared], kernel: Kernel) -> Outcome:
-    """Decode and score one image; whatever is wrong with it becomes an outcome, never an exception.
-
-    Args:
-        blob: The bytes, or the failure to read them.
-        prepare: Bytes to pixels uint8 `[S, S, 3]`.
-        kernel: From the prepared image to its answer.
-    """
-    version = ""
-    try:
-        bytes_read = blob.result()
-        version = bytes_read.version
-        if isinstance(bytes_read, KnownBlob):
-            return Outcome(version, kept=True)
-        prepared = prepare(bytes_read.data)
-        answer = kernel(prepared)
-    except ImageFailure as failure:
-        return Outcome(version, failure=failure)
-    except MemoryError:
-        return Outcome(version, failure=ImageFailure("too_large", "There was not enough memory to decode the image."))
-    except ModelRefused:
-        # No finite number, as from a model that divides by the contrast of an evenly black picture: no score is
-        # better than a wrong one, and the other images keep theirs.
-        return Outcome(version, failure=ImageFailure("unsupported", "The model has no finite answer for this image."))
-    return Outcome(version, prepared, answer)
 
 
 @contextlib.contextmanager
@@ -283,7 +251,8 @@ class ShardScorer:
         storage_failed = sum(count for code, count in failed.items() if code in STORAGE_SIDE)
         slowest = heapq.nlargest(SLOWEST_OF_SHARD, ((outcome.seconds, row) for row, outcome in enumerate(outcomes)))
         stages = self._clock.seconds()
-        return Receipt(shard, rows.num_rows, dict(failed), sum(stages.values()), actor, storage_failed, stages, slowest)
+        total, stood_in = sum(stages.values()), sum(outcome.stood_in for outcome in outcomes)
+        return Receipt(shard, rows.num_rows, dict(failed), total, actor, storage_failed, stages, slowest, stood_in)
 
     def _write(self, shard: int, images: pa.Table, outcomes: list[Outcome]) -> pa.Table:
         self._clock.turn_to("write")
@@ -306,7 +275,8 @@ class ShardScorer:
                 break
             self._wait_for_archive()
             rest = [i for i in range(len(planned)) if i not in outcomes or is_storage_side(outcomes[i].failure)]
-        return [outcomes[i] for i in range(len(planned))]
+        self._clock.turn_to("score")
+        return [fulfilled(outcomes[i]) for i in range(len(planned))]
 
     def _score_some(
         self,

@@ -18,8 +18,9 @@ from pipelines.models.runtime import ScorerIO
 from pipelines.predictions.runs import RunFolder
 from pipelines.predictions.schema import prediction_schema
 from pipelines.scoring import parts
+from pipelines.scoring.kernels import Kernel
 from pipelines.scoring.rows import RowContext
-from pipelines.scoring.scorer import Kernel, PredictionMaker, ShardScorer, ShardWork
+from pipelines.scoring.scorer import PredictionMaker, ShardScorer, ShardWork
 from pipelines.storage.reading import local_version
 
 SIZE = 8

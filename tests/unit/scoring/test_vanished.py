@@ -17,7 +17,8 @@ from pipelines.errors import ImageFailure
 from pipelines.predictions.runs import RunFolder
 from pipelines.scoring import parts
 from pipelines.scoring.features import CacheKernel, CacheModel
-from pipelines.scoring.scorer import FeatureMaker, Kernel, ShardScorer, ShardWork
+from pipelines.scoring.kernels import Kernel
+from pipelines.scoring.scorer import FeatureMaker, ShardScorer, ShardWork
 from pipelines.scoring.vanished import MOST_IN_A_ROW, ArchiveLost, ArchiveWatch
 from pipelines.storage import reading
 
