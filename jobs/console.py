@@ -24,17 +24,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from jobs.drawing import Line, plain_table, rich_table, terminal_page, terminal_table
+
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.live import Live
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
-    from rich.table import Table
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output and nothing else.")]
 
 SECONDS_BETWEEN_LINES = 30.0
-PLAIN_WIDTH = 160
 
 
 class Console:
@@ -92,9 +92,27 @@ class Console:
         """Print an aligned table; numbers stand right, cells that a terminal cannot hold are wrapped."""
         cells, right = _cells(columns, rows)
         if self.terminal:
-            self._answers = _write(self._answers, _terminal_table(columns, cells, right))
+            self._answers = _write(self._answers, terminal_table(columns, cells, right))
         else:
             self.say(plain_table(columns, cells, right))
+
+    def page(self, lines: Sequence[Line]) -> None:
+        """Print lines of pieces of text, in colour on a terminal; what a piece holds is shown, not obeyed."""
+        safe = [[(printable(text), style) for text, style in line] for line in lines]
+        if self.terminal and os.environ.get("TERM") != "dumb":
+            self._answers = _write(self._answers, terminal_page(safe))
+        else:
+            self.say("\n".join("".join(text for text, _ in line).rstrip() for line in safe))
+
+    @property
+    def blocks(self) -> bool:
+        """Whether the answer's place can show the blocks of a bar, and not only ASCII."""
+        encoding = getattr(self._answers, "encoding", None) or "ascii"
+        try:
+            "▁█·".encode(encoding)
+        except (UnicodeEncodeError, LookupError):
+            return False
+        return not self.terminal or os.environ.get("TERM") not in ("dumb", "linux")
 
     def result(self, value: Mapping[str, Any] | Sequence[Any], text: str | None = None) -> None:
         """Print the command's answer: the value with `--json`, else the text where there is one."""
@@ -227,7 +245,7 @@ class Board:
         def lines(texts: Sequence[str]) -> list[Text]:
             return [Text(printable(text), overflow="ellipsis", no_wrap=True) for text in texts]
 
-        table = [_rich_table(columns, *_cells(columns, rows))] if rows else []
+        table = [rich_table(columns, *_cells(columns, rows))] if rows else []
         self._live.update(Group(*lines(above), *table, *lines(below)))
 
 
@@ -301,42 +319,6 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c in "\n\t" or not _is_control(c) else f"\\x{ord(c):02x}" for c in text)
-
-
-def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
-    """Align a table with spaces; the last line has no line break."""
-    widths = [max(len(name), *(len(row[i]) for row in rows)) if rows else len(name) for i, name in enumerate(columns)]
-    lines = [columns, ["-" * width for width in widths], *rows]
-    aligned = [
-        "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join(aligned)
-
-
-def _terminal_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
-    from rich.console import Console as RichConsole
-
-    page = io.StringIO()
-    width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
-    console = RichConsole(file=page, width=width, force_terminal=True, no_color="NO_COLOR" in os.environ)
-    console.print(_rich_table(columns, rows, right))
-    return page.getvalue()
-
-
-def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name, to_right in zip(columns, right, strict=True):
-        table.add_column(Text(name), justify="right" if to_right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
 
 
 def _cells(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> tuple[list[list[str]], list[bool]]:

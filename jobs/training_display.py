@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jobs.console import Console, plain_table, program
+from jobs.console import Console, program
+from jobs.drawing import plain_table
 from jobs.score import ScoreDisplay
 
 if TYPE_CHECKING:

@@ -95,7 +95,7 @@ class Timings:
             self._phases[name] = self._phases.get(name, 0.0) + self._clock() - began
 
     def found_finished(self, images: int) -> None:
-        """Take note of the images whose parts are there when this command begins with the run; its first word counts."""
+        """Take note of the images whose parts are there when this command begins with the run; said once."""
         if self._images_before is None:
             self._images_before = images
 

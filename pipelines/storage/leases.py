@@ -226,6 +226,38 @@ class Lease:
         return json.dumps(content, indent=1).encode()
 
 
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a results folder, as its lease says.
+
+    Attributes:
+        host: The machine; None where the lease cannot be read.
+        pid: The process; None as well.
+        alive: Whether it lives; None for another machine's, of which only time can tell.
+        sign: Changes while it lives, every `RENEW_SECONDS`.
+    """
+
+    host: str | None
+    pid: int | None
+    alive: bool | None
+    sign: bytes
+
+
+def owner_of(results: str) -> Owner | None:
+    """Look who holds a results folder, without waiting and without taking it; None for nobody.
+
+    Raises:
+        TryLater: Storage does not answer.
+        UsageError: The folder may not be read, or a newer release holds a lease in it.
+    """
+    holder, me = _highest(paths.canonical(results)), Identity.of_this_process()
+    if holder is None or holder.released:
+        return None
+    who = holder.identity
+    alive = None if who is None or not me.can_see(who) else is_alive(who)
+    return Owner(who.host if who else None, who.pid if who else None, alive, holder.content)
+
+
 def is_held(results: str) -> bool | None:
     """Say whether a process holds a results folder at this moment, without waiting.
 
@@ -236,10 +268,8 @@ def is_held(results: str) -> bool | None:
         TryLater: Storage does not answer.
         UsageError: The folder may not be read, or a newer release holds a lease in it.
     """
-    holder, me = _highest(paths.canonical(results)), Identity.of_this_process()
-    if _is_free(holder, me):
-        return False
-    return True if _is_visible(holder, me) else None
+    owner = owner_of(results)
+    return False if owner is None else owner.alive
 
 
 def _uri(results: str, number: int) -> str:

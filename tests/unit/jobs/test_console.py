@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.console import Console, duration, plain, plain_table, printable, progress_text, standard_output_for_json
+from jobs.console import Console, duration, plain, printable, progress_text, standard_output_for_json
+from jobs.drawing import plain_table
 
 VALUES = st.recursive(
     st.none()
