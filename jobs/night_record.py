@@ -24,34 +24,51 @@ class Ending:
 
 
 @contextlib.contextmanager
-def night_recorded(config: ScoreConfig, console: Console) -> Iterator[Ending]:
+def night_recorded(config: ScoreConfig, console: Console, metrics_file: str | None = None) -> Iterator[Ending]:
     """Write the night when the block ends, whatever its end; a dry run is none.
 
-    That the night cannot be written is told on standard error, and changes nothing about how the command ends.
+    That it cannot be written is told on standard error, and changes nothing about how the command ends.
 
     Args:
         config: What was asked.
         console: Where.
+        metrics_file: Where the night's figures are left for Prometheus; None: nowhere.
+
+    Raises:
+        UsageError: If the metrics file is in a place where none can be written.
     """
     if config.dry_run:
         yield Ending()
         return
     started, ending = datetime.datetime.now(datetime.UTC), Ending()
+    if metrics_file is not None:
+        from pipelines.predictions.prometheus import check_metrics_file
+
+        check_metrics_file(metrics_file)
     try:
         yield ending
     except BaseException as error:
-        _leave(config, console, _night(config, started, ending, error))
+        _leave(config, console, _night(config, started, ending, error), metrics_file)
         raise
-    _leave(config, console, _night(config, started, ending, None))
+    _leave(config, console, _night(config, started, ending, None), metrics_file)
 
 
-def _leave(config: ScoreConfig, console: Console, night: NightRecord) -> None:
+def _leave(config: ScoreConfig, console: Console, night: NightRecord, metrics_file: str | None) -> None:
     from pipelines.predictions.nights import write_night
+    from pipelines.predictions.prometheus import write_metrics
 
+    written = True
     try:
         write_night(config.results, night)
     except NightreadError as error:
+        written = False
         console.warn(f"This night is not written down in the results: {error}")
+    if metrics_file is None:
+        return
+    try:
+        write_metrics(metrics_file, config.results, night, ask_results=written)
+    except NightreadError as error:
+        console.warn(f"The metrics of this night are not written: {error}")
 
 
 def _night(config: ScoreConfig, started: datetime.datetime, ending: Ending, error: BaseException | None) -> NightRecord:
@@ -71,9 +88,21 @@ def _night(config: ScoreConfig, started: datetime.datetime, ending: Ending, erro
         counts={name: answer[name] for name in COUNTS if name in answer},
         images_per_second=answer.get("images_per_second"),
         table_version=answer.get("table_version"),
-        drift=answer.get("drift"),
+        drift=_drift_told(answer.get("drift")),
         who=config.who,
     )
+
+
+def _drift_told(drift: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Of a report on drift, what a night keeps; the run's folder has all of it."""
+    if drift is None:
+        return None
+    of_all, of_each = (
+        ("verdict", "sentence", "reference"),
+        ("figure", "verdict", "value", "expected", "effect", "psi", "p"),
+    )
+    told = {name: drift.get(name) for name in of_all}
+    return {**told, "figures": [{name: figure.get(name) for name in of_each} for figure in drift.get("figures", ())]}
 
 
 def _ended(error: BaseException | None) -> tuple[int, dict[str, str] | None]:

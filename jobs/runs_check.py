@@ -89,7 +89,12 @@ def unknown(console: Console, error: NightreadError, _exit_code: int = UNKNOWN) 
 
 
 def perfdata(verdict: Verdict, max_age: float, warn_age: float | None) -> list[Perfdata]:
-    """The figures of the night that finished last: label, value, unit, warning and critical limit, least and most."""
+    """The figures of the night that finished last: label, value, unit, warning and critical limit, least and most.
+
+    The label `drift` is 0 for none, 1 for a certain but small one, 2 for drift, -1 where it cannot be told.
+    """
+    from pipelines.predictions.prometheus import drift_number
+
     night, age = verdict.finished, verdict.age_seconds
     if night is None or age is None:
         return []
@@ -104,6 +109,8 @@ def perfdata(verdict: Verdict, max_age: float, warn_age: float | None) -> list[P
     ]
     if night.images_per_second is not None:
         figures.append(("rate", round(night.images_per_second, 2), "", None, None, 0, None))
+    if night.drift is not None:
+        figures.append(("drift", drift_number(night.drift), "", None, None, -1, 2))
     return figures
 
 
@@ -135,6 +142,8 @@ def _said(verdict: Verdict) -> str:
         text += f", {counts['failed']:,} failed" if counts.get("failed") else ""
         text += f", {counts['remaining']:,} left over" if counts.get("remaining") else ""
         said.append(text)
+        if night.drift is not None and night.drift.get("verdict") in ("watch", "drift"):
+            said.append(f"drift: {night.drift.get('sentence')}")
     return "; ".join(said)
 
 

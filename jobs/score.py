@@ -79,6 +79,9 @@ def score(
     max_requests_per_second: Annotated[
         float | None, typer.Option(help="What the archive's store is asked at most, all actors together.")
     ] = None,
+    metrics_file: Annotated[
+        str | None, typer.Option(help="File for Prometheus' textfile collector, written when the night ends.")
+    ] = None,
     list_images: Annotated[
         bool, typer.Option("--list", envvar="NIGHTREAD_SCORE_LIST", help="Print one line for each image.")
     ] = False,
@@ -126,7 +129,7 @@ def score(
         requests_per_second=max_requests_per_second,
         who=who_and_where(),
     )
-    with night_recorded(config, console) as ending:
+    with night_recorded(config, console, metrics_file) as ending:
         with ScoreDisplay(console) as display:
             report = run_score(
                 config,

@@ -24,10 +24,13 @@ def config(tmp_path: Path) -> ScoreConfig:
 @pytest.mark.parametrize("code", [0, 3, 5])
 def test_an_answer_is_kept(config: ScoreConfig, code: int) -> None:
     with night_recorded(config, Console()) as ending:
-        ending.answer = {"exit_code": code, "runs": ["r"], "scored": 7, "drift": {"alarm": True}, "results": "…"}
+        drift = {"verdict": "drift", "figures": [{"figure": "suffix", "psi": 0.3, "shares": {".png": 1.0}}], "more": 1}
+        ending.answer = {"exit_code": code, "runs": ["r"], "scored": 7, "drift": drift, "results": "…"}
     (night,) = newest_nights(config.results, 2)
     assert (night.exit_code, night.error, night.runs, dict(night.counts)) == (code, None, ("r",), {"scored": 7})
-    assert (night.archive, night.drift, night.finished) == ("/mnt/pacs", {"alarm": True}, True)
+    assert (night.archive, night.finished) == ("/mnt/pacs", True)
+    assert night.drift is not None and night.drift["verdict"] == "drift" and "more" not in night.drift
+    assert [figure["psi"] for figure in night.drift["figures"]] == [0.3] and "shares" not in night.drift["figures"][0]
 
 
 def _stopped_by(number: int) -> Stopped:
@@ -69,6 +72,20 @@ def test_a_night_that_cannot_be_written_hides_nothing(config: ScoreConfig, capsy
     with pytest.raises(ModelRefused), night_recorded(config, Console()):
         raise ModelRefused("Altered.")
     assert capsys.readouterr().err.count("warning: This night is not written down") == 2
+
+
+def test_metrics_are_left_whatever_the_end(config: ScoreConfig, tmp_path: Path) -> None:
+    file = tmp_path / "nightread.prom"
+    with night_recorded(config, Console(), str(file)) as ending:
+        ending.answer = {"exit_code": 0, "scored": 7, "failed": 0}
+    success = [line for line in file.read_text().splitlines() if line.startswith("nightread_last_success")]
+    with pytest.raises(KeyboardInterrupt), night_recorded(config, Console(), str(file)):
+        raise KeyboardInterrupt(15)
+    lines = file.read_text().splitlines()
+    assert f'nightread_last_exit_code{{results="{config.results}"}} 143' in lines
+    assert success and set(success) < set(lines)
+    with pytest.raises(UsageError, match="metrics-file"), night_recorded(config, Console(), str(tmp_path)):
+        raise AssertionError("the night began all the same")
 
 
 def test_a_dry_run_is_no_night(config: ScoreConfig) -> None:

@@ -63,7 +63,8 @@ def leave(results: Path, exit_code: int = 0, hours_ago: float = 1.0, message: st
     counts = {"scored": 3990, "failed": 10, "remaining": 7, "failed_by_code": {"truncated": 10}}
     error = {"code": "x", "message": message, "cure": ""} if message else None
     began = ended - datetime.timedelta(seconds=312.25)
-    write_night(str(results), NightRecord(began, ended, exit_code, "/a", "/m", error, (), counts, 12.8166))
+    drift = {"verdict": "watch", "sentence": "Images have become | darker.", "figures": []}
+    write_night(str(results), NightRecord(began, ended, exit_code, "/a", "/m", error, (), counts, 12.8166, 4, drift))
 
 
 def asked(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Told]:
@@ -79,6 +80,7 @@ def test_a_good_night(results: Path, capsys: pytest.CaptureFixture[str]) -> None
     code, told = asked(capsys, results, "--max-age", "26h", "--warn-age", "25h")
     assert code == 0
     assert told.text.startswith("a night finished 1h") and "3,990 scored, 10 failed, 7 left over" in told.text
+    assert told.text.endswith("drift: Images have become / darker.")
     values = {name: (figure["value"], figure["unit"]) for name, figure in told.figures.items()}
     age = int(values.pop("age")[0] or 0)
     assert 3600 <= age < 3700
@@ -89,6 +91,7 @@ def test_a_good_night(results: Path, capsys: pytest.CaptureFixture[str]) -> None
         "remaining": ("7", ""),
         "seconds": ("312.2", "s"),
         "rate": ("12.82", ""),
+        "drift": ("1", ""),
     }
     limits = told.figures["age"]
     assert (limits["unit"], limits["warn"], limits["crit"], limits["least"]) == ("s", "90000", "93600", "0")
