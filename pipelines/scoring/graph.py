@@ -33,10 +33,17 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Pool:
-    """An autoscaling actor pool: sizes in actors of one core each."""
+    """An autoscaling actor pool.
+
+    Attributes:
+        least: Actors that it begins with.
+        most: Actors that it grows to.
+        cores: What each takes of a core.
+    """
 
     least: int
     most: int
+    cores: float = 1.0
 
 
 class ShardActor:
@@ -141,7 +148,7 @@ def score_shards(
             initial_size=min(pool.least, actors),
             max_tasks_in_flight_per_actor=BLOCKS_IN_FLIGHT,
         ),
-        num_cpus=1,
+        num_cpus=pool.cores,
         fn_constructor_kwargs={"work": work, "model": model_ref},
     )
     try:
@@ -152,7 +159,7 @@ def score_shards(
             for text in receipts["receipt"].to_pylist():
                 on_receipt(Receipt(**json.loads(text)))
     except ray.exceptions.RayError as error:
-        raise _understood(error) from error
+        raise understood(error) from error
 
 
 def _set_context() -> None:
@@ -165,7 +172,7 @@ def _set_context() -> None:
     context.wait_for_min_actors_s = -1
 
 
-def _understood(error: ray.exceptions.RayError) -> Exception:
+def understood(error: ray.exceptions.RayError) -> Exception:
     """What an actor raised, as it raised it; else what Ray says, as something that waiting helps."""
     seen: BaseException | None = error
     while seen is not None:
