@@ -227,6 +227,8 @@ _QUIET = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # After a minute without the head Ray would end this process, without a word: what scores asks the head itself.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
 }
 
 

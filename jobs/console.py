@@ -188,7 +188,9 @@ class Progress:
         self.total = total
         self.what = what
 
-    def update(self, done: int, *, failed: int = 0, rate: float | None = None, eta: float | None = None) -> None:
+    def update(
+        self, done: int, *, failed: int = 0, rate: float | None = None, eta: float | None = None, note: str = ""
+    ) -> None:
         """Tell what is done so far.
 
         Args:
@@ -196,6 +198,7 @@ class Progress:
             failed: How many of them failed.
             rate: How many a second.
             eta: Seconds left.
+            note: What keeps it waiting; it then takes the place of the two.
         """
         raise NotImplementedError
 
@@ -209,11 +212,13 @@ class _Lines(Progress):
         self._clock = clock
         self._last = clock()
 
-    def update(self, done: int, *, failed: int = 0, rate: float | None = None, eta: float | None = None) -> None:
+    def update(
+        self, done: int, *, failed: int = 0, rate: float | None = None, eta: float | None = None, note: str = ""
+    ) -> None:
         now = self._clock()
         if now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
-            self._write(f"{self.what}: {progress_text(done, self.total, failed, rate, eta)}")
+            self._write(f"{self.what}: {progress_text(done, self.total, failed, rate, eta, note)}")
 
 
 class _Bar(Progress):
@@ -224,8 +229,10 @@ class _Bar(Progress):
         self._bar = bar
         self._task = task
 
-    def update(self, done: int, *, failed: int = 0, rate: float | None = None, eta: float | None = None) -> None:
-        state = progress_text(done, self.total, failed, rate, eta)
+    def update(
+        self, done: int, *, failed: int = 0, rate: float | None = None, eta: float | None = None, note: str = ""
+    ) -> None:
+        state = progress_text(done, self.total, failed, rate, eta, note)
         self._bar.update(self._task, completed=done, state=state)
 
 
@@ -249,11 +256,15 @@ class Board:
         self._live.update(Group(*lines(above), *table, *lines(below)))
 
 
-def progress_text(done: int, total: int | None, failed: int, rate: float | None, eta: float | None) -> str:
+def progress_text(
+    done: int, total: int | None, failed: int, rate: float | None, eta: float | None, note: str = ""
+) -> str:
     """Say how far the work has come, as in `1,200 of 2,000, 3 failed, 190.2/s, 0:04 left`."""
     parts = [f"{done:,}" if total is None else f"{done:,} of {total:,}"]
     if failed:
         parts.append(f"{failed:,} failed")
+    if note:
+        return ", ".join([*parts, note])
     if rate is not None and math.isfinite(rate):
         parts.append(f"{rate:,.1f}/s")
     if eta is not None and math.isfinite(eta):

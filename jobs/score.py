@@ -170,7 +170,11 @@ class ScoreDisplay:
             self._phase = progress.phase
             self._bar = self._stack.enter_context(self._console.progress(progress.total, self._phases[self._phase]))
         self._bar.update(
-            progress.done, failed=progress.failed, rate=progress.images_per_second, eta=progress.seconds_left
+            progress.done,
+            failed=progress.failed,
+            rate=progress.images_per_second,
+            eta=progress.seconds_left,
+            note=progress.note,
         )
 
 

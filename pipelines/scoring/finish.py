@@ -25,6 +25,7 @@ from pipelines.scoring.progress import ProgressFile
 from pipelines.scoring.report import NO_ROWS, RunCounts, ScoreProgress, Tally
 from pipelines.scoring.rows import RowContext
 from pipelines.scoring.scorer import PredictionMaker, Receipt, ScoreKernel, ShardWork
+from pipelines.scoring.silence import Silence, of_archive
 from pipelines.scoring.staging import abandon
 from pipelines.scoring.timings import Timings
 from pipelines.scoring.vanished import STORAGE_SIDE, ArchiveLost
@@ -215,6 +216,7 @@ class Finisher:
         def on_receipt(receipt: Receipt) -> None:
             if self._lease.lost.is_set():
                 self._lease.check()
+            quiet.broken()
             session.add(receipt)
             if tally.add(receipt):
                 account.timings.add(receipt)
@@ -226,9 +228,13 @@ class Finisher:
             self._lease.check()
             files.write_atomic(folder.closing, b"")
 
+        def tell_silence(note: str) -> None:
+            account.tell(replace(tally.progress(), note=note))
+
+        quiet = Silence(tell_silence, lambda: of_archive(night.root) or graph.of_cluster())
         account.tell(tally.progress())
         account.timings.begin_scoring(actors, graph.this_node())
-        with account.timings.phase("scoring"), _stoppable(tally), self._closing.announced(close):
+        with account.timings.phase("scoring"), _stoppable(tally), self._closing.announced(close), quiet.watched():
             graph.score_shards(work, model, missing, plan, graph.Pool(least, most), on_receipt)
         return tally
 

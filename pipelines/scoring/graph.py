@@ -20,6 +20,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipelines.errors import NightreadError, TryLater
+from pipelines.scoring import head
 from pipelines.scoring.parts import ClosingFile, PlanFile, blocks_of, open_plan
 from pipelines.scoring.scorer import Receipt, ShardScorer, ShardWork
 
@@ -94,6 +95,14 @@ def this_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
+def of_cluster() -> str:
+    """Say what the cluster has, for a night that shows nothing."""
+    cluster: Any = ray
+    cores = [node["Resources"].get("CPU", 0) for node in cluster.nodes() if node["Alive"]]
+    free = cluster.available_resources().get("CPU", 0)
+    return f"the cluster has {len(cores):,} nodes with {sum(cores):,.0f} cores, {free:,.0f} of them free"
+
+
 def end_with_parent() -> None:
     """Have the kernel end this actor, or worker, with its node's daemon.
 
@@ -123,7 +132,7 @@ def score_shards(
 
     Raises:
         NightreadError: What an actor raised, as it raised it.
-        TryLater: If Ray itself failed.
+        TryLater: If Ray itself failed, or the head of the cluster is gone.
     """
     if not shards:
         return
@@ -152,12 +161,13 @@ def score_shards(
         fn_constructor_kwargs={"work": work, "model": model_ref},
     )
     try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            receipts: pa.Table = batch
-            if not receipts.num_rows:
-                continue
-            for text in receipts["receipt"].to_pylist():
-                on_receipt(Receipt(**json.loads(text)))
+        with head.minded(ray.get_runtime_context().gcs_address):
+            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                receipts: pa.Table = batch
+                if not receipts.num_rows:
+                    continue
+                for text in receipts["receipt"].to_pylist():
+                    on_receipt(Receipt(**json.loads(text)))
     except ray.exceptions.RayError as error:
         raise understood(error) from error
 

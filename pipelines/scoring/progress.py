@@ -50,6 +50,7 @@ class ProgressFile:
             "failed": progress.failed,
             "rate": progress.images_per_second,
             "seconds_left": progress.seconds_left,
+            "note": progress.note,
             "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         with contextlib.suppress(NightreadError):

@@ -23,6 +23,7 @@ class ScoreProgress:
         failed: Failed images so far.
         images_per_second: The mean rate of this phase so far; None before the first receipt.
         seconds_left: Estimate from that rate; None where there is none.
+        note: What keeps it waiting, in words; "" where nothing does.
     """
 
     phase: str
@@ -31,6 +32,7 @@ class ScoreProgress:
     failed: int = 0
     images_per_second: float | None = None
     seconds_left: float | None = None
+    note: str = ""
 
 
 LEAST_STEADY_SECONDS = 1.0

@@ -1,0 +1,116 @@
+"""The head of a Ray cluster, without which a night cannot go on: noticed when it is gone, and told as such.
+
+Ray ends a driver whose head does not come back at once: without a word, and with an exit code that means a defect. So
+Ray is told to be patient (`cluster.session`), the head is asked from here, and the night ends by itself.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from pipelines.errors import TryLater
+
+# As long as the nodes of a cluster wait for a head that is restarted before they give up themselves.
+PATIENCE_SECONDS = 60.0
+ASK_SECONDS: Final = 5.0
+
+
+class Head:
+    """Asks whether the head still answers; `minded` makes it.
+
+    Args:
+        address: `HOST:PORT` of the cluster's head.
+        patience_seconds: How long it may be silent.
+        clock: Monotonic seconds.
+        answers: Instead of a connection that is opened.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        patience_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        answers: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.address = address
+        self._patience = patience_seconds
+        self._clock = clock
+        self._answers = answers or _answers
+        self._answered_at = clock()
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long it has not answered; less than some seconds mean nothing."""
+        return self._clock() - self._answered_at
+
+    def ask(self) -> bool:
+        """Ask it once; False if it has been silent for too long."""
+        if self._answers(self.address):
+            self._answered_at = self._clock()
+        return self.silent_seconds < self._patience
+
+    def lost(self) -> TryLater:
+        """What its loss is told as."""
+        return TryLater(
+            f"The head of the Ray cluster at {self.address} has not answered for {self._patience:g} seconds.",
+            "Start the cluster again, or see why it does not answer. The same command goes on from the finished "
+            "shards, on another cluster too.",
+        )
+
+
+@contextlib.contextmanager
+def minded(address: str) -> Iterator[Head]:
+    """Ask a head every few seconds while the block runs, and end the block if it is lost.
+
+    The block waits inside Ray, which does not return without its head, so it is interrupted as by Ctrl-C. Outside the
+    main thread nothing can be interrupted, and nothing is asked.
+
+    Args:
+        address: `HOST:PORT` of the cluster's head.
+
+    Raises:
+        TryLater: The head has not answered for `PATIENCE_SECONDS`.
+    """
+    head = Head(address, PATIENCE_SECONDS)
+    if threading.current_thread() is not threading.main_thread():
+        yield head
+        return
+    left, interrupted, deciding = threading.Event(), threading.Event(), threading.Lock()
+
+    def mind() -> None:
+        while not left.wait(ASK_SECONDS):
+            if not head.ask():
+                with deciding:
+                    if not left.is_set():
+                        interrupted.set()
+                        _thread.interrupt_main()
+                return
+
+    threading.Thread(target=mind, name="head", daemon=True).start()
+    try:
+        try:
+            yield head
+        finally:
+            with deciding:
+                left.set()
+        if interrupted.is_set():
+            raise head.lost()
+    except KeyboardInterrupt as interrupt:
+        if interrupted.is_set():
+            raise head.lost() from interrupt
+        raise
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ASK_SECONDS).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,181 @@
+"""A Ray of several nodes on this machine, each a real `ray start` in a session of its own, to be killed or drained."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+STORE_BYTES = 80_000_000
+SECONDS_TO_START = 90
+TRIES_TO_START = 3
+
+
+class Node:
+    """One `ray start --block` and all that it started.
+
+    Attributes:
+        node_id: As Ray names it.
+        pid: Of `ray start`; also the number of its session.
+    """
+
+    def __init__(self, node_id: str, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.node_id = node_id
+        self.pid = process.pid
+        self._process = process
+        self._log = log
+
+    def joins(self) -> bool:
+        """Wait until the node has joined; False where it gave up, as Ray does after 30 s on a busy machine."""
+        until = time.monotonic() + SECONDS_TO_START
+        while "Ray runtime started" not in self._log.read_text():
+            if self._process.poll() is not None or time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def processes(self, title: str = "") -> list[int]:
+        """Its living processes, or those whose command line holds `title`."""
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                state, _, _, session = (place / "stat").read_text().rsplit(")", 1)[1].split()[:4]
+                if int(session) == self.pid and state != "Z" and title.encode() in (place / "cmdline").read_bytes():
+                    found.append(int(place.name))
+        return found
+
+    def actors(self) -> list[int]:
+        """Its actors that score."""
+        return self.processes("MapWorker")
+
+    def send(self, number: int, title: str = "") -> int:
+        """Send a signal to its processes, or to those of a title; says to how many."""
+        processes = self.processes(title)
+        for pid in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        return len(processes)
+
+    def kill(self) -> None:
+        """As a machine whose plug is pulled: all at once, without a word."""
+        while self.send(signal.SIGKILL):
+            time.sleep(0.02)
+        self._process.wait()
+
+    def terminate(self) -> None:
+        """As a machine that is shut down in order: SIGTERM to `ray start`, and what is left after ten seconds goes."""
+        self._process.terminate()
+        until = time.monotonic() + 10
+        while self.processes() and time.monotonic() < until:
+            time.sleep(0.1)
+        self.kill()
+
+
+class Nodes:
+    """A cluster with a token; made by `ray_nodes`.
+
+    Attributes:
+        environment: What a command needs to be let in.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._nodes: list[Node] = []
+        self.environment = {
+            **environment,
+            **QUIET,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        }
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+
+    @property
+    def address(self) -> str:
+        """What `--address` is given."""
+        return f"127.0.0.1:{self._port}"
+
+    def head(self, cpus: int = 0, env: Mapping[str, str] | None = None) -> Node:
+        """Start the head and return once it answers."""
+        options = ["--head", f"--port={self._port}", "--include-dashboard=false"]
+        return self._start(options, cpus, env or {}, ())
+
+    def add(
+        self, cpus: int = 1, env: Mapping[str, str] | None = None, within: Sequence[str] = (), temp: Path | None = None
+    ) -> Node:
+        """Start a node and return once it has joined.
+
+        Args:
+            cpus: Its cores, as Ray shall see them.
+            env: Further variables of this node alone.
+            within: Command that it is started by, such as `unshare`.
+            temp: Its folder, where it has one of its own.
+        """
+        options = [f"--address={self.address}", *([f"--temp-dir={temp}"] if temp else [])]
+        return self._start(options, cpus, env or {}, within)
+
+    def drain(self, node: Node, seconds: int) -> None:
+        """Give a node the notice that its machine is taken away in so many seconds."""
+        options = [f"--address={self.address}", f"--node-id={node.node_id}", f"--deadline-remaining-seconds={seconds}"]
+        options += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"]
+        done = subprocess.run(
+            [*RAY, "drain-node", *options], env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    def _start(self, options: list[str], cpus: int, env: Mapping[str, str], within: Sequence[str]) -> Node:
+        options += ["--block", f"--num-cpus={cpus}", f"--object-store-memory={STORE_BYTES}"]
+        options += ["--include-log-monitor=false"]
+        if not any(option.startswith("--temp-dir") for option in options):
+            options.append(f"--temp-dir={self._folder}/ray")
+        for _ in range(TRIES_TO_START):
+            node_id = secrets.token_hex(28)
+            log = self._folder / f"{node_id[:8]}.log"
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    [*within, *RAY, "start", *options],
+                    env={**self.environment, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id, **env},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            node = Node(node_id, process, log)
+            self._nodes.append(node)
+            if node.joins():
+                return node
+            node.kill()
+        raise AssertionError(log.read_text())
+
+    def close(self) -> None:
+        """End what is left."""
+        for node in reversed(self._nodes):
+            node.kill()
+
+
+@contextlib.contextmanager
+def ray_nodes(environment: Mapping[str, str]) -> Iterator[Nodes]:
+    """A cluster without a node yet; ended with the block, with all that it started.
+
+    Args:
+        environment: Of its processes.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="nodes-", dir="/tmp"))  # a short name: Ray's sockets lie in it
+    nodes = Nodes(folder, environment)
+    try:
+        yield nodes
+    finally:
+        nodes.close()
+        shutil.rmtree(folder, ignore_errors=True)
