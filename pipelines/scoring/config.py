@@ -22,6 +22,7 @@ SHARD_SIZE = 64
 SAME_BYTES_SHARD_SIZE = 512
 SHARDS_PER_GROUP = 16
 MANIFEST_SUFFIXES = (".csv", ".parquet")
+ENGINES = ("auto", "direct", "split")
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ class ScoreConfig:
         exclude: Globs that leave images out.
         pool: Size of the actor pool.
         precision: `float32` or `int8`.
+        engine: One of `ENGINES`: where the model answers; it does not decide rows.
+        insecure: Pixels may cross a network of which nothing is known.
         shard_size: Images in a shard, 1–4096; None: 64, and 512 with `same_bytes`.
         limit: At most that many images in this run; None: all.
         dry_run: Plan and count, write nothing.
@@ -143,6 +146,8 @@ class ScoreConfig:
     exclude: tuple[str, ...] = ()
     pool: PoolSize = PoolSize()
     precision: str = "float32"
+    engine: str = "auto"
+    insecure: bool = False
     shard_size: int | None = None
     limit: int | None = None
     dry_run: bool = False
@@ -172,6 +177,8 @@ class ScoreConfig:
             UsageError: Naming the value and the rule.
         """
         check_precision(self.precision)
+        if self.engine not in ENGINES:
+            raise UsageError(f"--engine {self.engine!r} is not known.", f"Use one of: {', '.join(ENGINES)}.")
         if not 1 <= self.images_a_shard <= LARGEST_SHARD:
             raise UsageError(f"--shard-size {self.shard_size} is out of range.", f"Use 1 to {LARGEST_SHARD}.")
         if self.limit is not None and self.limit < 1:
@@ -270,6 +277,7 @@ class ScoreConfig:
             "exclude": list(self.exclude),
             "model": paths.escape_name(self.model),
             "precision": self.precision,
+            "engine": self.engine,
             "shard_size": self.images_a_shard,
             "limit": self.limit,
             "rescore": self.rescore,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from pipelines.predictions import commit
 from pipelines.predictions.runs import RunFolder, RunRecord
 from pipelines.predictions.schema import prediction_schema
 from pipelines.scoring import parts
+from pipelines.scoring.engines import Engine, open_engine
 from pipelines.scoring.gate import Gate, PartMissing
 from pipelines.scoring.hours import Closing
 from pipelines.scoring.night import Night, Tell
@@ -24,7 +25,7 @@ from pipelines.scoring.parts import PlanFile, open_plan
 from pipelines.scoring.progress import ProgressFile
 from pipelines.scoring.report import NO_ROWS, RunCounts, ScoreProgress, Tally
 from pipelines.scoring.rows import RowContext
-from pipelines.scoring.scorer import PredictionMaker, Receipt, ScoreKernel, ShardWork
+from pipelines.scoring.scorer import PredictionMaker, Receipt, ShardWork
 from pipelines.scoring.silence import Silence, of_archive
 from pipelines.scoring.staging import abandon
 from pipelines.scoring.timings import Timings
@@ -82,7 +83,7 @@ class Finisher:
         self._closing = closing
         self._show_rows = show_rows
         self._stack = contextlib.ExitStack()
-        self._size: Any = None
+        self._engine: Engine | None = None
 
     def __enter__(self) -> Finisher:
         return self
@@ -127,7 +128,7 @@ class Finisher:
             status="committed",
             table_version=version,
             counts={**record.counts, **gate.counts.as_record(), "kept": gate.kept, "remaining": remaining},
-            timings={**account.timings.as_record(record.timings), "images_per_second": rate},
+            timings={**account.timings.as_record(record.timings), "images_per_second": rate, **account.engine_record()},
         )
         # The rows are in the table: what fails from here on is repaired by the next command and must not hide them.
         with contextlib.suppress(TryLater):
@@ -186,29 +187,30 @@ class Finisher:
         account: _Account,
     ) -> Tally:
         night = self._night
-        model, io = night.bundle.scorer(night.config.precision)
-        self_test(night.bundle, Scorer(model, io), night.config.precision)
+        config, bundle = night.config, night.bundle
+        model, io = bundle.scorer(config.precision)
+        self_test(bundle, Scorer(model, io), config.precision)
         done = plan.images - plan.images_of(missing)
         account.tell(ScoreProgress("starting", done, plan.images))
         with account.timings.phase("starting"):
-            if self._size is None:
-                self._size = self._stack.enter_context(self._connect())
+            if self._engine is None:
+                size = self._stack.enter_context(self._connect())
+                self._engine = self._stack.enter_context(open_engine(config, bundle, size))
+            engine = self._engine
         from pipelines.scoring import graph  # only now: a run that finds nothing new never loads Ray
 
-        least, most = night.config.pool.within(self._size.cpus)
-        # On this machine no more actors can run than there are cores; a joined cluster may grow.
-        actors = min(most, self._size.cpus) if self._size.local else most
-        rate = night.config.requests_per_second
+        account.begin(engine)
+        actors, rate = engine.at_once, config.requests_per_second
         work = ShardWork(
             folder=folder,
             session=self._lease.number,
-            input_size=night.bundle.input_size,
-            make_kernel=ScoreKernel(io),
+            input_size=bundle.input_size,
+            make_kernel=engine.kernel,
             make_rows=PredictionMaker(self._context(record, plan)),
             root=night.root,
             listed=not record.configuration["versions_from_manifest"],
             may_close=self._closing.limited,
-            patience_seconds=night.config.patience_seconds,
+            patience_seconds=config.patience_seconds,
             requests_per_second=None if rate is None else rate / actors,
         )
         tally = Tally(plan.images, done, min(actors, len(missing)))
@@ -219,7 +221,7 @@ class Finisher:
             quiet.broken()
             session.add(receipt)
             if tally.add(receipt):
-                account.timings.add(receipt)
+                account.add(receipt)
                 account.tell(tally.progress())
                 if self._show_rows and (rows := parts.read_part(folder, receipt.shard)) is not None:
                     self._show_rows(rows)
@@ -235,7 +237,8 @@ class Finisher:
         account.tell(tally.progress())
         account.timings.begin_scoring(actors, graph.this_node())
         with account.timings.phase("scoring"), _stoppable(tally), self._closing.announced(close), quiet.watched():
-            graph.score_shards(work, model, missing, plan, graph.Pool(least, most), on_receipt)
+            pool = graph.Pool(engine.least, engine.most, engine.cores)
+            graph.score_shards(work, model, missing, plan, pool, on_receipt)
         return tally
 
     def _context(self, record: RunRecord, plan: PlanFile) -> RowContext:
@@ -258,6 +261,22 @@ class _Account:
     timings: Timings
     progress: ProgressFile
     show: Tell
+    engine: dict[str, Any] = field(default_factory=dict)
+
+    def begin(self, engine: Engine) -> None:
+        """Take note of what scores; what the run's record knew of an earlier command's engine is replaced by it."""
+        if not self.engine:
+            self.engine.update(engine.facts)
+
+    def add(self, receipt: Receipt) -> None:
+        """Count a receipt."""
+        self.timings.add(receipt)
+        if receipt.stood_in:
+            self.engine["stood_in"] = self.engine.get("stood_in", 0) + receipt.stood_in
+
+    def engine_record(self) -> dict[str, Any]:
+        """What the run's record says of what scored it: nothing where nothing was left to score."""
+        return {"engine": self.engine} if self.engine else {}
 
     def tell(self, progress: ScoreProgress) -> None:
         """Tell the person who waits, and other hosts."""

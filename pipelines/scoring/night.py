@@ -20,6 +20,7 @@ from pipelines.models.registry import resolve
 from pipelines.predictions.commit import committed_files, table_version
 from pipelines.predictions.schema import check_carried_names, prediction_schema
 from pipelines.scoring.config import SHARDS_PER_GROUP, ScoreConfig
+from pipelines.scoring.engines import check_rebuildable
 from pipelines.scoring.report import ScoreProgress
 from pipelines.storage import files, paths
 from pipelines.storage.listing import check_root, root_uri
@@ -76,6 +77,8 @@ def open_night(config: ScoreConfig, tell: Tell) -> Night:
     """
     bundle = resolve(config.model)
     bundle.scorer(config.precision)
+    if config.engine == "split":
+        check_rebuildable(bundle, config.precision)
     if config.path_columns is not None:
         columns = PathColumns.parse(config.path_columns)
         check_carried_names(columns.schema, columns.names)
