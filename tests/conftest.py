@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,14 +104,59 @@ def environment(checkout: Path) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(checkout), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
+HOLD_RAY = """
+import os
+import sys
+from cluster.session import start_or_join
+with start_or_join("local"):
+    import ray
+    print(ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"], flush=True)
+    sys.stdin.read()
+"""
+
+
 @pytest.fixture(scope="session")
-def nightread(environment: dict[str, str]) -> Callable[..., Done]:
-    """Runs one command to its end."""
+def shared_ray(environment: dict[str, str]) -> Iterator[Callable[[], dict[str, str]]]:
+    """Variables with which a command joins one Ray, with a token, that lives as long as the tests of this process.
+
+    It starts when it is first asked for: a Ray of its own costs a command more than scoring a few images does.
+    """
+    held: list[subprocess.Popen[str]] = []
+    joining: dict[str, str] = {}
+
+    def variables() -> dict[str, str]:
+        if not held:
+            command = [sys.executable, "-c", HOLD_RAY]
+            held.append(
+                subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            assert held[0].stdout is not None
+            address, token = held[0].stdout.readline().split()
+            joining.update({f"NIGHTREAD_{name}_ADDRESS": address for name in ("SCORE", "EVALUATE", "MODELS_CALIBRATE")})
+            joining.update({"NIGHTREAD_SCORE_ACTORS": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token})
+        return joining
+
+    yield variables
+    for process in held:  # it ends its Ray when nobody can write to it any more, however these tests end
+        process.communicate(timeout=60)
+
+
+JOINING = (("score",), ("evaluate",), ("models", "calibrate"))
+
+
+@pytest.fixture(scope="session")
+def nightread(environment: dict[str, str], shared_ray: Callable[[], dict[str, str]]) -> Callable[..., Done]:
+    """Runs one command to its end: in the shared Ray, or with variables of its own, which only a Ray of its own sees.
+
+    `env={}` gives a command a Ray of its own where a test is about that.
+    """
 
     def run(*arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Done:
+        if env is None:
+            env = shared_ray() if {arguments[:1], arguments[:2]} & set(JOINING) else {}
         done = subprocess.run(
             [*COMMAND, *map(str, arguments)],
-            env={**environment, **(env or {})},
+            env={**environment, **env},
             cwd=cwd,
             capture_output=True,
             text=True,
