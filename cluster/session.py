@@ -150,8 +150,10 @@ def _joined_ray(address: str, insecure: bool) -> Iterator[ClusterSize]:
         with _environment({"RAY_AUTH_MODE": _auth_mode(head)}):
             ray = _quiet_ray()
             _reread_environment()
+            chosen = for_workers(os.environ)
             try:
-                _init(ray, address=place, runtime_env={"env_vars": for_workers(os.environ)})
+                # Workers that wait already serve only where nothing is to be set in them.
+                _init(ray, address=place, **({"runtime_env": {"env_vars": chosen}} if chosen else {}))
             except (RuntimeError, ConnectionError, TimeoutError, OSError, ValueError, ray.exceptions.RayError) as error:
                 if "No node info found matching" in str(error):
                     raise _outside(place) from error
