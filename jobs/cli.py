@@ -20,7 +20,10 @@ from jobs.places import place_commands
 from pipelines.errors import NightreadError, Stopped, UsageError
 from pipelines.storage.roles import declared
 
-COMMANDS = ("demo", "score", "train", "tune", "evaluate", "models", "runs", "query", "doctor")
+COMMANDS = ("demo", "score", "train", "tune", "evaluate", "models", "runs", "query", "submit", "doctor")
+
+# Whatever is written is at most 0640, folders 0750: names of images are nobody else's business.
+CLOSED_TO_OTHERS = 0o027
 
 app = typer.Typer(
     name="nightread",
@@ -73,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, as documented in docs/operations.md.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    os.umask(os.umask(0o077) | CLOSED_TO_OTHERS)  # for libraries that write files too, and for the Ray that it starts
     json = wants_json(given, os.environ)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -106,7 +110,7 @@ def wants_json(arguments: Sequence[str], environment: Mapping[str, str]) -> bool
 
 def _run(arguments: list[str], console: Console, signals: list[int]) -> int:
     # A monitoring plugin has exit codes of its own.
-    failed = runs_check.unknown if tuple(arguments[:2]) == runs_check.COMMAND else _failed
+    failed = runs_check.unknown if tuple(arguments[:2]) == runs_check.COMMAND else tell_failure
     try:
         code = typer.main.get_command(app).main(args=arguments, prog_name="nightread", standalone_mode=False)
         if code == 128 + signal.SIGINT:  # what Typer makes of a KeyboardInterrupt
@@ -131,7 +135,8 @@ class _Defect(NightreadError):
     code = "defect"
 
 
-def _failed(console: Console, error: NightreadError, exit_code: int) -> int:
+def tell_failure(console: Console, error: NightreadError, exit_code: int) -> int:
+    """Print what was wrong and what to do about it, and answer with the exit code."""
     if not isinstance(error, _Defect):  # of which the traceback has told
         console.error(error.message, error.cure)
     if console.json:
