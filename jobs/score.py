@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,6 +41,9 @@ def score(
     exclude: Annotated[list[str] | None, typer.Option(help="Glob of images to leave out; may be repeated.")] = None,
     actors: Annotated[str | None, typer.Option(help="Size of the actor pool: N or MIN:MAX.")] = None,
     precision: Annotated[str, typer.Option(help="float32 or int8.")] = "float32",
+    engine: Annotated[
+        str, typer.Option(help="Where the model answers: direct on cores, split on GPUs, or auto for what is faster.")
+    ] = "auto",
     shard_size: Annotated[
         int | None, typer.Option(help="Images in a shard; 64 unless set, 512 with --same-bytes.")
     ] = None,
@@ -108,6 +111,8 @@ def score(
         exclude=tuple(exclude or ()),
         pool=PoolSize.parse(actors),
         precision=precision,
+        engine=engine,
+        insecure=insecure,
         shard_size=shard_size,
         limit=limit,
         dry_run=dry_run,
@@ -292,12 +297,30 @@ def _scored_lines(report: ScoreReport) -> Iterable[str]:
     rate = f", {report.images_per_second:,.1f} images/s" if report.images_per_second else ""
     before = ", what the interrupted run had finished among them" if report.resumed else ""
     yield f"  scored      {report.counts.scored:,} in {report.seconds:.1f} s{rate}{before}"
+    yield from _engine_lines(report.engine)
     if report.kept:
         yield f"  kept        {report.kept:,} of these: their bytes are the old ones"
     if len(report.runs) > 1:
         yield f"  runs        {len(report.runs)}, from {report.runs[0]} to {report.run_id}"
     else:
         yield f"  run         {report.run_id}"
+
+
+def _engine_lines(engine: Mapping[str, Any] | None) -> Iterable[str]:
+    """What scored, where it was not simply this cluster's cores."""
+    from pipelines.scoring.report import ASKED_FOR, NO_GPU
+
+    if engine is None or (engine["name"] == "direct" and engine["why"] in (ASKED_FOR, NO_GPU)):
+        return
+    if engine["name"] == "direct":
+        yield f"  engine      direct: {engine['why'].rstrip('.')}"
+        return
+    yield (
+        f"  engine      split: {engine['gpus']} × {', '.join(engine['devices'])}, {engine['decoders']} actors that "
+        f"decode, batches of {engine['batch']}"
+    )
+    if engine.get("stood_in"):
+        yield f"  stood in    {engine['stood_in']:,} images were answered on cores, because no GPU was there to do so"
 
 
 def _counted(items: Iterable[tuple[str, int]]) -> str:

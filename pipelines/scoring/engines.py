@@ -20,6 +20,7 @@ from pipelines.models.bundle import Bundle
 from pipelines.models.golden import golden_images
 from pipelines.models.runtime import Scorer
 from pipelines.scoring.config import ScoreConfig
+from pipelines.scoring.report import ASKED_FOR, NO_GPU
 from pipelines.scoring.scorer import KernelMaker, ScoreKernel
 from pipelines.scoring.sizing import DECODER_CORES, Machines, Rates, SplitPlan, plan_split
 
@@ -71,7 +72,7 @@ def open_engine(config: ScoreConfig, bundle: Bundle, size: Any) -> Iterator[Engi
         TryLater: If it was, and no GPU answers.
     """
     if config.engine == "direct":
-        yield _direct(config, bundle, size, "asked for")
+        yield _direct(config, bundle, size, ASKED_FOR)
         return
     with contextlib.ExitStack() as stack:
         try:
@@ -129,7 +130,7 @@ def _split(config: ScoreConfig, bundle: Bundle, size: Any, stack: contextlib.Exi
     gpus = cluster_gpus()
     asked = config.engine == "split"
     if not asked and not gpus.free:
-        return "the cluster has no GPU" if not gpus.there else "the cluster's GPUs are in use"
+        return "the cluster's GPUs are in use" if gpus.there else NO_GPU
     check_rebuildable(bundle, config.precision)
     if size.cpus < 2:
         raise UsageError("The split engine needs two cores: one decodes, one feeds the GPU.", _DIRECT)
@@ -147,7 +148,7 @@ def _split(config: ScoreConfig, bundle: Bundle, size: Any, stack: contextlib.Exi
     if not asked and not plan.worth_it:
         return f"GPUs would give {plan.split_rate:,.0f} images/s and the cores alone {plan.direct_rate:,.0f}"
     found += actors.start(plan.gpus - 1, batch)
-    return _of_plan(config, bundle, plan, found, "asked for" if asked else "faster")
+    return _of_plan(config, bundle, plan, found, ASKED_FOR if asked else "faster")
 
 
 def _of_plan(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,6 +30,7 @@ from pipelines.scoring.silence import Silence, of_archive
 from pipelines.scoring.staging import abandon
 from pipelines.scoring.timings import Timings
 from pipelines.scoring.vanished import STORAGE_SIDE, ArchiveLost
+from pipelines.scoring.worker_check import check_nodes
 from pipelines.storage import files
 from pipelines.storage.leases import Lease
 
@@ -50,6 +51,7 @@ class Finished:
         multi_frame: Images of which only the first frame was scored.
         kept: Images that kept their old answer, because their bytes are the old ones.
         remaining: Images of its plan that were left to a later run.
+        engine: What scored it in this command; {} where nothing was left to score.
         lost: Why it ended early, where the archive went away.
     """
 
@@ -61,6 +63,7 @@ class Finished:
     kept: int = 0
     remaining: int = 0
     lost: ArchiveLost | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Finisher:
@@ -134,7 +137,9 @@ class Finisher:
         with contextlib.suppress(TryLater):
             folder.write_record(closed)
             folder.remove_parts()
-        return Finished(record.run_id, gate.counts, rate, version, gate.multi_frame, gate.kept, remaining, lost)
+        return Finished(
+            record.run_id, gate.counts, rate, version, gate.multi_frame, gate.kept, remaining, lost, account.engine
+        )
 
     def _score_or_cut(
         self, folder: RunFolder, record: RunRecord, lost: ArchiveLost | None, account: _Account
@@ -195,6 +200,8 @@ class Finisher:
         with account.timings.phase("starting"):
             if self._engine is None:
                 size = self._stack.enter_context(self._connect())
+                if not size.local:
+                    check_nodes(night, folder.root, model, io)
                 self._engine = self._stack.enter_context(open_engine(config, bundle, size))
             engine = self._engine
         from pipelines.scoring import graph  # only now: a run that finds nothing new never loads Ray

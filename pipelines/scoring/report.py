@@ -35,6 +35,10 @@ class ScoreProgress:
     note: str = ""
 
 
+ASKED_FOR = "asked for"
+NO_GPU = "the cluster has no GPU"
+"""Why an engine was chosen, where there is nothing more to say of it."""
+
 LEAST_STEADY_SECONDS = 1.0
 """Actors that answer a few shards at once tell nothing of a rate."""
 
@@ -158,6 +162,7 @@ class ScoreReport:
         unmatched: Images whose path --path-columns did not match.
         multi_frame: Images committed of which only the first frame was scored.
         kept: Images committed with their old answer, because their bytes are the old ones.
+        engine: What scored the last run, as its record says it; None where nothing was left to score.
         images_per_second: Steady rate; None where there is none.
         seconds: The whole command.
         requests: What a bucket of the archive and one of the results are asked, by kind; for a dry run what they would
@@ -195,6 +200,7 @@ class ScoreReport:
     unmatched: int = 0
     multi_frame: int = 0
     kept: int = 0
+    engine: Mapping[str, Any] | None = None
     images_per_second: float | None = None
     seconds: float = 0.0
     requests: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -239,6 +245,7 @@ class ScoreReport:
             "unmatched": self.unmatched,
             "multi_frame": self.multi_frame,
             "kept": self.kept,
+            "engine": None if self.engine is None else dict(self.engine),
             "images_per_second": self.images_per_second,
             "seconds": self.seconds,
             "requests": {place: dict(counts) for place, counts in self.requests.items()},

@@ -225,6 +225,7 @@ class _Command:
             counts=sum((run.counts for run in committed), RunCounts()),
             multi_frame=sum(run.multi_frame for run in committed),
             kept=sum(run.kept for run in committed),
+            engine=next((run.engine for run in reversed(committed) if run.engine), None),
             published=self._published,
             by_rename=not self._proof.hard_links,
         )
