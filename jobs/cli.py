@@ -18,12 +18,10 @@ from jobs import runs_check
 from jobs.console import Console, standard_output_for_json
 from jobs.places import place_commands
 from pipelines.errors import NightreadError, Stopped, UsageError
+from pipelines.scoring.worker_process import close_to_others
 from pipelines.storage.roles import declared
 
 COMMANDS = ("demo", "score", "train", "tune", "evaluate", "models", "runs", "query", "submit", "doctor")
-
-# Whatever is written is at most 0640, folders 0750: names of images are nobody else's business.
-CLOSED_TO_OTHERS = 0o027
 
 app = typer.Typer(
     name="nightread",
@@ -76,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, as documented in docs/operations.md.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    os.umask(os.umask(0o077) | CLOSED_TO_OTHERS)  # for libraries that write files too, and for the Ray that it starts
+    close_to_others()
     json = wants_json(given, os.environ)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -23,8 +23,9 @@ from pipelines.models.bundle import WEIGHTS_FILE, Bundle
 from pipelines.models.runtime import Scorer, ScorerIO
 from pipelines.scoring.batches import Answers, Away, BatchKernel, Pictures
 from pipelines.scoring.gpus import gpus_here
-from pipelines.scoring.graph import end_with_parent, understood
+from pipelines.scoring.graph import understood
 from pipelines.scoring.sizing import FEEDING_CORES, padded
+from pipelines.scoring.worker_process import begin_worker
 
 # The next batch is on its way to the device while one is computed.
 AT_ONCE = 2
@@ -78,7 +79,7 @@ class GpuActor:
 
     def __init__(self, order: GpuOrder, arrays: list[ray.ObjectRef[bytes]]) -> None:
         # Only what cannot fail, as in `ShardActor`: it would reach nobody without its kind.
-        end_with_parent()
+        begin_worker()
         self._order = order
         self._arrays = arrays[0]
         self._lock = threading.Lock()

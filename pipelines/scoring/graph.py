@@ -7,11 +7,10 @@ driver's memory does not grow with the archive.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import signal
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +22,14 @@ from pipelines.errors import NightreadError, TryLater
 from pipelines.scoring import head
 from pipelines.scoring.parts import ClosingFile, PlanFile, blocks_of, open_plan
 from pipelines.scoring.scorer import Receipt, ShardScorer, ShardWork
+from pipelines.scoring.worker_check import installed, refuse_others
+from pipelines.scoring.worker_process import begin_worker
 
 SHARDS_PER_BLOCK = 16
 # Enough blocks that actors finish together and receipts come often, where there are shards enough.
 BLOCKS_PER_ACTOR = 8
 # One block at work and one waiting: more only leaves the last actors idle at the end.
 BLOCKS_IN_FLIGHT = 2
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,16 @@ class ShardActor:
     Args:
         work: What to do.
         model: Object reference of the model's bytes: one copy a node, however many actors.
+        versions: Of what decides, as the driver has them: a node may have come later than the driver's look at all.
     """
 
-    def __init__(self, work: ShardWork, model: ray.ObjectRef[bytes]) -> None:
+    def __init__(self, work: ShardWork, model: ray.ObjectRef[bytes], versions: Mapping[str, str]) -> None:
         # Only what cannot fail: an error in here would reach the driver without its kind. The rest is made by the first
         # block.
-        end_with_parent()
+        begin_worker()
         self._work = work
         self._model = model
+        self._versions = versions
         self._closing = ClosingFile(work.folder) if work.may_close else None
         self._open = contextlib.ExitStack()
         self._ready: tuple[ShardScorer, PlanFile] | None = None
@@ -71,6 +73,7 @@ class ShardActor:
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Score the shards of a block (its one row: `shards`, `suspects`); yields one receipt for each begun."""
         if self._ready is None:
+            refuse_others(self._versions, installed(), f"node {socket.gethostname()}", "the driver's machine")
             plan = self._open.enter_context(open_plan(self._work.folder))
             self._ready = ShardScorer(self._work, ray.get(self._model)), plan
         scorer, plan = self._ready
@@ -97,19 +100,12 @@ def this_node() -> str:
 
 def of_cluster() -> str:
     """Say what the cluster has, for a night that shows nothing."""
+    if not head.answers(ray.get_runtime_context().gcs_address):
+        return "the head of the cluster does not answer"
     cluster: Any = ray
     cores = [node["Resources"].get("CPU", 0) for node in cluster.nodes() if node["Alive"]]
     free = cluster.available_resources().get("CPU", 0)
     return f"the cluster has {len(cores):,} nodes with {sum(cores):,.0f} cores, {free:,.0f} of them free"
-
-
-def end_with_parent() -> None:
-    """Have the kernel end this actor, or worker, with its node's daemon.
-
-    Without it one that waits for a dead daemon, even at its own exit, waits for ever and holds its memory.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def score_shards(
@@ -158,7 +154,7 @@ def score_shards(
             max_tasks_in_flight_per_actor=BLOCKS_IN_FLIGHT,
         ),
         num_cpus=pool.cores,
-        fn_constructor_kwargs={"work": work, "model": model_ref},
+        fn_constructor_kwargs={"work": work, "model": model_ref, "versions": installed()},
     )
     try:
         with head.minded(ray.get_runtime_context().gcs_address):

@@ -22,6 +22,7 @@ from pipelines.errors import NightreadError, TryLater, UsageError
 from pipelines.images.preprocess import Preprocessing
 from pipelines.models.golden import TOLERANCE, TOLERANCE_INT8, golden_answers
 from pipelines.models.runtime import Scorer, ScorerIO
+from pipelines.scoring.worker_process import begin_worker
 from pipelines.storage import files, paths
 from pipelines.storage.listing import check_root
 
@@ -42,7 +43,7 @@ class Question:
 
     Attributes:
         versions: Of what decides, as the driver has them.
-        root: Place below which the images lie.
+        root: Place below which the images lie, if it is to be listed.
         mark: File among the results that the driver wrote.
         token: What stands in it.
         input_size: Side of the model's input, in pixels.
@@ -51,7 +52,7 @@ class Question:
     """
 
     versions: Mapping[str, str]
-    root: str
+    root: str | None
     mark: str
     token: bytes
     input_size: int
@@ -110,6 +111,7 @@ def refuse_others(wanted: Mapping[str, str], here: Mapping[str, str], where: str
 
 def look(question: Question, model: bytes) -> Finding:
     """Try on this node what scoring needs; what is wrong is told, not raised."""
+    begin_worker()
     try:
         _look_around(question)
         wrote = f"{question.mark}-{secrets.token_hex(8)}"
@@ -128,10 +130,8 @@ def _look_around(question: Question) -> None:
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if free < LEAST_DISK:
         raise TryLater(f"{tempfile.gettempdir()} has {free >> 20} MiB free.", f"Make room: {LEAST_DISK >> 20} MiB.")
-    check_root(question.root)
-    root = paths.canonical(question.root)
-    if paths.is_local(root) and not any(os.scandir(root)):
-        raise UsageError("the archive's folder is empty there, as of a share that is not mounted.", MOUNT)
+    if question.root is not None:
+        _look_at_archive(question.root)
     try:
         seen = files.read_bytes(question.mark)
     except FileNotFoundError:
@@ -143,6 +143,13 @@ def _look_around(question: Question) -> None:
         raise UsageError(
             f"images come out as {prepared[:12]} there, and as {question.preprocessing_id[:12]} here.", SAME
         )
+
+
+def _look_at_archive(root: str) -> None:
+    check_root(root)
+    place = paths.canonical(root)
+    if paths.is_local(place) and not any(os.scandir(place)):
+        raise UsageError("the archive's folder is empty there, as of a share that is not mounted.", MOUNT)
 
 
 def check_nodes(night: Night, folder: str, model: bytes, io: ScorerIO) -> None:
@@ -159,10 +166,14 @@ def check_nodes(night: Night, folder: str, model: bytes, io: ScorerIO) -> None:
         TryLater: If waiting helps, or a node does not answer.
     """
     size = night.bundle.input_size
+    # A manifest's images may be read where they may not be listed.
+    listed = paths.is_local(paths.canonical(night.root)) or not night.config.is_manifest
     here = golden_answers(Scorer(model, io), size)
     tolerance = TOLERANCE if night.config.precision == "float32" else TOLERANCE_INT8
     with _marked(folder) as (mark, token):
-        question = Question(installed(), night.root, mark, token, size, night.bundle.preprocessing_id, io)
+        question = Question(
+            installed(), night.root if listed else None, mark, token, size, night.bundle.preprocessing_id, io
+        )
         found = {node: _judged(finding, here, tolerance, token) for node, finding in _looks(question, model).items()}
     bad = {node: finding for node, finding in found.items() if finding.trouble}
     if not bad:

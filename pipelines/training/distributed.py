@@ -16,7 +16,7 @@ import ray
 
 from pipelines.errors import NightreadError, TryLater
 from pipelines.models.backbones import import_keras
-from pipelines.scoring.graph import end_with_parent
+from pipelines.scoring.worker_process import begin_worker
 from pipelines.training.history import Row
 from pipelines.training.job import FitJob
 from pipelines.training.loop import FitResult, finished_fit, fit_job
@@ -176,7 +176,7 @@ def _work(config: dict[str, Any]) -> None:
     """What each worker runs."""
     from ray.train import get_context
 
-    end_with_parent()
+    begin_worker()
     if os.path.isdir(config["folder"]):
         # On this machine the driver removes what a killed worker, and TensorFlow in every worker, leaves behind.
         tempfile.tempdir = config["folder"]

@@ -16,7 +16,7 @@ from ray.tune import Trainable
 from pipelines.errors import NightreadError
 from pipelines.evaluation.metrics import LOWER_IS_BETTER
 from pipelines.models.backbones import import_keras
-from pipelines.scoring.graph import end_with_parent
+from pipelines.scoring.worker_process import begin_worker
 from pipelines.training.distributed import use_resources
 from pipelines.training.feeding import TrainingArrays, open_arrays
 from pipelines.training.job import Arrays, FitJob
@@ -58,7 +58,7 @@ class TrainingActor(Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take the first training; only what cannot fail, the rest is made by the first step."""
-        end_with_parent()
+        begin_worker()
         self._place: Place | None = None
         self._opened: _OpenArrays | None = None
         self._earlier: TrainingRun | None = None
