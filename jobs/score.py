@@ -54,6 +54,9 @@ def score(
         bool, typer.Option("--retry-failed", help="Try images again that failed for a reason of their own.")
     ] = False,
     fail_threshold: Annotated[str, typer.Option(help="Failed images that make exit code 3: 1% or a count.")] = "1%",
+    fail_on_drift: Annotated[
+        bool, typer.Option("--fail-on-drift", help="Exit code 5 where images or scores are not as before.")
+    ] = False,
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="An archive without a file is no error.")] = False,
     until: Annotated[str | None, typer.Option(help="Begin no shard after this time of day: 06:30.")] = None,
     max_time: Annotated[str | None, typer.Option(help="Begin no shard after so long: 7h, 90m, 1h30m.")] = None,
@@ -94,6 +97,7 @@ def score(
 ) -> int:
     """Score every image that is new or changed, and commit the rows of each run in one transaction."""
     from cluster.session import start_or_join
+    from jobs.drift import compare_night, exit_code, summary_lines
     from jobs.options import parse_backfill, parse_duration, parse_pairs
     from pipelines.predictions.runs import who_and_where
     from pipelines.scoring.config import Allowance, PoolSize, ScoreConfig
@@ -143,8 +147,13 @@ def score(
                 row_printer(console, config) if list_images else None,
             )
         ending.answer = report.as_json()
-    console.result(ending.answer, summary(report))
-    return report.exit_code
+        drift = compare_night(report, model)
+        code = exit_code(report.exit_code, drift, fail_on_drift)
+        ending.answer = {**ending.answer, "drift": drift, "exit_code": code}
+    if fail_on_drift and drift is not None and drift["verdict"] == "unknown":
+        console.warn("--fail-on-drift: nobody can tell whether this night has drifted, so it does not fail.")
+    console.result(ending.answer, "\n".join([summary(report), *summary_lines(drift, code)]))
+    return code
 
 
 class ScoreDisplay:

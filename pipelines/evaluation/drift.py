@@ -8,6 +8,7 @@ certain must also be large enough to matter before it is called drift.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -16,7 +17,8 @@ import numpy as np
 
 from pipelines.evaluation import drift_words
 from pipelines.evaluation.drift_chance import Comparison, Counted, Floats, Spread, learned_spread, merged
-from pipelines.evaluation.drift_profile import FIGURES, IN_IMAGE, IN_STORAGE, ORDERED, SCORED, Profile, middles
+from pipelines.evaluation.drift_profile import FIGURES, ORDERED, Profile, middles
+from pipelines.predictions.night_counts import IN_IMAGE, IN_STORAGE, SCORED
 
 FORMAT: Final = 1
 NONE, WATCH, DRIFT, UNKNOWN = "none", "watch", "drift", "unknown"
@@ -25,6 +27,8 @@ ALPHA: Final = 0.01
 LEAST_IMAGES: Final = 5
 LEAST_NIGHTS, LEAST_TRAILING_IMAGES = 7, 200
 LEAST_VALIDATION_IMAGES: Final = 50
+MOST_CATEGORIES: Final = 12
+OTHERS: Final = "others"
 # The correlation of images of one night that is granted where trailing nights show less: effects of 0.05 standard
 # deviations. A validation set shows nothing of nights; there nearly 0.1 are granted.
 GRANTED, GRANTED_UNSEEN = 0.0025, 0.009
@@ -167,12 +171,12 @@ def compare(night: Profile, trailing: Sequence[Profile], validation: Profile | N
     Returns:
         The verdict and what it rests on.
     """
-    usable = [own for own in trailing if own.images]
+    usable = [own for own in trailing if own.images >= LEAST_IMAGES]
     report = DriftReport(
         UNKNOWN, None, images=night.images, scored=night.scored, nights=_nights(usable), validation=_set(validation)
     )
     if night.images < LEAST_IMAGES:
-        return replace(report, reason=drift_words.too_small(night.images, LEAST_IMAGES))
+        return too_few_images(night.images)
     nights = _Reference(usable, GRANTED, seed)
     of_validation = None
     if validation is not None and validation.images >= LEAST_VALIDATION_IMAGES:
@@ -186,6 +190,11 @@ def compare(night: Profile, trailing: Sequence[Profile], validation: Profile | N
         if figures:
             return replace(report, verdict=_worst(figures), reference="validation", figures=figures)
     return replace(report, reason=drift_words.no_reference(len(usable), LEAST_NIGHTS, validation is not None))
+
+
+def too_few_images(images: int) -> DriftReport:
+    """What is said of a night with fewer images than are compared."""
+    return DriftReport(UNKNOWN, None, drift_words.too_small(images, LEAST_IMAGES), images=images)
 
 
 def _judged(night: Profile, reference: _Reference) -> tuple[FigureDrift, ...]:
@@ -271,8 +280,13 @@ def _spreads(comparison: Comparison, units: Counted, clustering: float) -> tuple
 
 def _table(figure: str, profiles: Sequence[Profile]) -> tuple[tuple[str, ...], Counted]:
     known = {IN_IMAGE, IN_STORAGE, SCORED} if figure == "failures" else set()
-    names = tuple(sorted(known.union(*(own.shares.get(figure, {}) for own in profiles))))
-    return names, np.array([[own.shares.get(figure, {}).get(name, 0) for name in names] for own in profiles], np.int64)
+    total = sum((Counter(own.shares.get(figure, {})) for own in profiles), Counter[str]())
+    names = tuple(sorted(known.union(name for name, _ in total.most_common(MOST_CATEGORIES))))
+    counts = np.array([[own.shares.get(figure, {}).get(name, 0) for name in names] for own in profiles], np.int64)
+    if len(total) <= MOST_CATEGORIES:
+        return names, counts
+    others = np.array([own.count(figure) for own in profiles]) - counts.sum(axis=1)
+    return (*names, OTHERS), np.column_stack([counts, others])
 
 
 def _cohens_h(first: Floats, second: Floats) -> Floats:

@@ -9,33 +9,24 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.errors import IMAGE_ERRORS
+from pipelines.predictions.night_counts import (
+    INTENSITY_STEPS,
+    LEAST_SCORE,
+    LOG_ODDS_END,
+    LOG_ODDS_STEPS,
+    OCTAVE_STEPS,
+    STEPS,
+)
 
 Counted = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-# Figures with an order are counted in steps of a fixed grid, so that nights can be added up. Scores lie close to 0 in
-# most archives, so that their grid is even in log odds; sides of images are told apart by eighths of an octave.
-LOG_ODDS_END: Final = 12.0
-LOG_ODDS_STEPS: Final = 480
-INTENSITY_STEPS: Final = 1024
-OCTAVE_STEPS: Final = 8
-OCTAVES: Final = 18
-
 ORDERED: Final = ("score", "intensity", "size")
 SHARES: Final = ("decision", "suffix", "failures")
 FIGURES: Final = ("score", "decision", "intensity", "size", "suffix", "failures")
-STEPS: Final[dict[str, int]] = {
-    "score": LOG_ODDS_STEPS,
-    "intensity": INTENSITY_STEPS,
-    "size": OCTAVE_STEPS * OCTAVES,
-}
-SCORED: Final = "scored"
-# Whether a failure is the image's or the storage's.
-IN_IMAGE: Final = "image"
-IN_STORAGE: Final = "storage"
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ def steps_of(figure: str, values: Floats) -> NDArray[np.int64]:
         `[N]`, from 0.
     """
     if figure == "score":
-        inside = np.clip(values, 1e-9, 1 - 1e-9)
+        inside = np.clip(values, LEAST_SCORE, 1 - LEAST_SCORE)
         place = (np.log(inside / (1 - inside)) + LOG_ODDS_END) * (LOG_ODDS_STEPS / (2 * LOG_ODDS_END))
     elif figure == "intensity":
         place = values * INTENSITY_STEPS
@@ -153,11 +144,42 @@ def clustering_of(values: Floats, members: NDArray[np.intp]) -> float:
     return max(1.0, float(together @ together) / alone) if alone > 0 else 1.0
 
 
-def failure_kind(code: str | None) -> str:
-    """`scored`, or whether a failure lies in the image or in what brings it here."""
-    if code is None:
-        return SCORED
-    return IN_IMAGE if code in IMAGE_ERRORS and IMAGE_ERRORS[code].lies_in_image else IN_STORAGE
+def profiles_of(counts: pa.Table) -> dict[str, Profile]:
+    """The profile of each run.
+
+    Args:
+        counts: Of `COUNTS_SCHEMA`, as `count_nights` gives them.
+
+    Returns:
+        By run, oldest first.
+    """
+    runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in sorted(counts.to_pylist(), key=lambda row: str(row["run_id"])):
+        runs.setdefault(row["run_id"], {}).setdefault(row["figure"], []).append(row)
+    return {run: _profile_of_run(figures) for run, figures in runs.items()}
+
+
+def _profile_of_run(figures: Mapping[str, Sequence[Mapping[str, Any]]]) -> Profile:
+    ordered, means = {}, {}
+    for figure in ORDERED:
+        rows = figures.get(figure, ())
+        known = sum(row["images"] for row in rows)
+        if known:
+            ordered[figure] = np.zeros(STEPS[figure], np.int64)
+            ordered[figure][[row["step"] for row in rows]] = [row["images"] for row in rows]
+            means[figure] = sum(row["total"] for row in rows) / known
+    shares = {
+        figure: {str(row["category"]): row["images"] for row in figures[figure]}
+        for figure in SHARES
+        if figure in figures
+    }
+    return Profile(
+        images=sum(row["images"] for row in figures["failures"]),
+        ordered=ordered,
+        means=means,
+        shares=shares,
+        day=max(row["day"] for row in figures["failures"]),
+    )
 
 
 def added(profiles: Sequence[Profile]) -> Profile:

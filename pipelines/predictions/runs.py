@@ -169,6 +169,11 @@ class RunFolder:
         return paths.join(self.root, _RECORD)
 
     @property
+    def drift(self) -> str:
+        """How the night that this run ended compares with others; of a command's last run only."""
+        return paths.join(self.root, "drift.json")
+
+    @property
     def closing(self) -> str:
         """A file that says: start no further shard. Its time is over; there only while a run is being closed."""
         return paths.join(self.root, "closing")
