@@ -20,6 +20,7 @@ PLACES = {
     "results": Role.RESULTS,
     "publish": Role.RESULTS,
     "report": Role.RESULTS,
+    "html": Role.RESULTS,
     "output": Role.RESULTS,
     "models": Role.MODELS,
     "cache": Role.MODELS,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs import runs_check, runs_keeping
-from jobs.console import Console, JsonOption, duration, program
+from jobs import runs_check, runs_keeping, runs_nights, runs_show
+from jobs.console import Console, JsonOption, program
 from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     runs = typer.Typer(help="Show the runs of a results folder, and look after them.", rich_markup_mode=None)
     runs.command("list")(list_)
-    runs.command("show")(show)
+    runs.command("show")(runs_show.show)
     runs.command("check")(runs_check.check)
     runs.command("rebase")(rebase)
     runs_keeping.register(runs)
@@ -32,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_(results: ResultsArgument, json: JsonOption = False) -> None:
-    """List the runs, oldest first."""
+    """List the runs, oldest first, below a line that has a sign for each night."""
     console = Console(json)
     records = _records(results)
     if json:
@@ -41,30 +40,10 @@ def list_(results: ResultsArgument, json: JsonOption = False) -> None:
     if not records:
         console.say("No run yet.")
         return
+    if nights := runs_nights.night_lines(records, console.blocks):
+        console.page(nights)
     columns = ("run", "started (UTC)", "status", "found", "scored", "failed", "images/s", "seconds", "version", "model")
     console.table(columns, [_line(record) for record in records])
-
-
-def show(
-    results: ResultsArgument,
-    run: Annotated[str | None, typer.Argument(help="A run's id; without it the last one.")] = None,
-    json: JsonOption = False,
-) -> None:
-    """Show one run."""
-    console = Console(json)
-    records = {record.run_id: record for record in _records(results)}
-    if not records:
-        raise UsageError(f"There is no run in {results!r} yet.", "The first `nightread score` makes one.")
-    if run is not None and run not in records:
-        last = ", ".join(list(records)[-3:])
-        raise UsageError(f"There is no run {run!r} in {results!r}.", f"The last ones are: {last}.")
-    record = records[run] if run is not None else list(records.values())[-1]
-    if json:
-        console.result(record.as_json())
-        return
-    facts = list(_facts(record))
-    width = max(len(name) for name, _ in facts)
-    console.say("\n".join(f"{name:<{width}}  {value}" for name, value in facts))
 
 
 def rebase(
@@ -132,35 +111,5 @@ def _line(record: RunRecord) -> tuple[Any, ...]:
     )
 
 
-def _facts(record: RunRecord) -> Iterator[tuple[str, str]]:
-    yield "run", record.run_id
-    yield "status", record.status
-    yield "started", f"{record.started_at:%Y-%m-%d %H:%M:%S} UTC"
-    if (seconds := record.timings.get("seconds")) is not None:
-        yield "took", duration(seconds)
-    if (rate := record.timings.get("images_per_second")) is not None:
-        yield "steady rate", f"{rate:.1f} images/s"
-    yield "table version", _text(record.table_version)
-    for name, count in record.counts.items():
-        if isinstance(count, dict):
-            yield from ((f"  {code}", _text(number)) for code, number in sorted(count.items()))
-        else:
-            yield name.replace("_", " "), _text(count)
-    for name, value in record.configuration.items():
-        if value not in (None, False, [], {}, ""):
-            yield name.replace("_", " "), _text(value)
-    yield "user", f"{_text(record.who.get('user'))} on {_text(record.who.get('host'))}"
-    yield "command", " ".join(record.who.get("command_line", []))
-    yield "versions", ", ".join(f"{name} {version}" for name, version in record.who.get("versions", {}).items())
-
-
 def _rate(value: float | None) -> float | None:
     return None if value is None else round(value, 1)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={item}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(str(item) for item in value)
-    return "none" if value is None else f"{value:,}" if type(value) is int else str(value)

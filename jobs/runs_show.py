@@ -1,0 +1,276 @@
+"""`nightread runs show`: one night on one page, and where a night stands that is still running."""
+
+from __future__ import annotations
+
+import datetime
+import json as json_module
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.console import Console, JsonOption
+from jobs.runs_page import page_lines
+from pipelines.errors import NightreadError, UsageError
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.night_facts import NightView
+    from pipelines.predictions.examples import Example
+    from pipelines.predictions.runs import RunFolder, RunRecord
+    from pipelines.storage.leases import Owner
+
+# The owner of another machine is watched a little longer than it takes to show that it lives.
+WATCH_SECONDS = 12.0
+POLL_SECONDS = 1.0
+# A word of progress that is not older needs no watching. Clocks of two machines may differ.
+FRESH_SECONDS = 60.0
+
+
+def show(
+    results: Annotated[str, typer.Argument(help="The results folder or URI.")],
+    run: Annotated[str | None, typer.Argument(help="A run's id; without it the last one.")] = None,
+    html: Annotated[str | None, typer.Option(help="Write the page to this file, to look at in a browser.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show one night: counts, failures with examples, where the time went; of a running one, where it stands.
+
+    The page names images, which may say who a patient is: keep it where the results may go.
+    """
+    console = Console(json)
+    view = look(results, run)
+    answer = as_json(view)
+    if html is not None:
+        answer["html"] = _write_page(view, results, html)
+    if json:
+        console.result(answer)
+    elif html is not None:
+        console.say(f"Wrote {html}. It names images: keep it where the results may go.")
+    else:
+        console.page(page_lines(view, console.blocks))
+
+
+def look(
+    results: str,
+    run: str | None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> NightView:
+    """Read what is known of a run, and of nothing else.
+
+    Args:
+        results: The results folder.
+        run: Its id; None: the one that is being scored, else the last.
+        clock: Monotonic seconds.
+        sleep: Waits for some seconds, while an owner on another machine is watched.
+
+    Raises:
+        UsageError: If there is no such run.
+        TryLater: If storage does not answer.
+    """
+    from pipelines.evaluation.night_facts import NightView
+    from pipelines.predictions.runs import RunFolder
+    from pipelines.scoring.slowest import slowest_images
+    from pipelines.storage import paths
+
+    place = paths.canonical(results)
+    record = _record(results, place, run)
+    folder = RunFolder(place, record.run_id)
+    progress = _document(folder.progress) if record.status == "running" else None
+    state, sentence = _state(place, record, progress, clock, sleep)
+    if state == "interrupted" and (latest := folder.read_record()).status != record.status:
+        record, progress = latest, None  # it came to its end between two looks
+        state, sentence = _state(place, record, progress, clock, sleep)
+    examples, notes = _examples(place, record)
+    return NightView(
+        record,
+        state,
+        sentence,
+        _over_threshold(record),
+        progress,
+        examples,
+        [(slow.seconds, slow.image_uri) for slow in slowest_images(folder, record)],
+        _drift(place, record),
+        [*notes, *_since(place, record, run)],
+    )
+
+
+def as_json(view: NightView) -> dict[str, Any]:
+    """The record, and what is known beside it."""
+    return {
+        **view.record.as_json(),
+        "state": view.state,
+        "sentence": view.sentence,
+        "progress": view.progress,
+        "failure_examples": {
+            code: [{"image_uri": one.image_uri, "message": one.message} for one in examples]
+            for code, examples in view.examples.items()
+        },
+        "slowest_images": [{"image_uri": name, "seconds": seconds} for seconds, name in view.slowest],
+        "drift": view.drift,
+        "notes": list(view.notes),
+    }
+
+
+def _record(results: str, place: str, run: str | None) -> RunRecord:
+    from pipelines.predictions.runs import RunFolder
+    from pipelines.storage import files, paths
+
+    names = sorted(files.list_names(paths.join(place, "runs")), reverse=True)
+    if run is not None:
+        if run not in names:
+            last = ", ".join(reversed(names[:3]))
+            raise UsageError(
+                f"There is no run {run!r} in {results!r}.", f"The last ones are: {last}." if last else "There is none."
+            )
+        return RunFolder(place, run).read_record()
+    for name in names:
+        # A folder without a record is a run that died before it had one.
+        if (record := _readable(RunFolder(place, name))) is not None:
+            return _at_work(place, record)
+    if files.exists(paths.join(place, "predictions")):
+        raise UsageError(f"There is no run in {results!r} yet.", "The first `nightread score` makes one.")
+    raise UsageError(f"There are no results in {results!r}.", "Check the path; `nightread score` makes them.")
+
+
+def _readable(folder: RunFolder) -> RunRecord | None:
+    from pipelines.predictions.runs import RunRecord
+    from pipelines.storage import files
+
+    try:
+        return RunRecord.from_json(files.read_bytes(folder.run_json), folder.run_json)
+    except (FileNotFoundError, UsageError):
+        return None
+
+
+def _at_work(place: str, newest: RunRecord) -> RunRecord:
+    """Of the runs of one command, which are there before the first begins, the one that is being scored."""
+    from pipelines.predictions.runs import RunFolder
+
+    for name in newest.configuration.get("runs") or ():
+        record = _readable(RunFolder(place, str(name)))
+        if record is not None and record.status == "running":
+            return record
+    return newest
+
+
+def _state(
+    place: str,
+    record: RunRecord,
+    progress: Mapping[str, Any] | None,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> tuple[str, str]:
+    """Where the run stands, as a word and as a sentence."""
+    from pipelines.storage.leases import owner_of
+
+    if record.status != "running":
+        said = {
+            "committed": f"Committed: its rows are in version {record.table_version} of the table.",
+            "abandoned": "Abandoned: it has no rows, and its images are new again.",
+            "rolled_back": "Rolled back: its rows were taken out of the table again, and its images are new.",
+        }
+        return record.status, said.get(record.status, f"Its status is {record.status}.")
+    owner = owner_of(place)
+    if owner is None or owner.alive is False:
+        return "interrupted", "Interrupted: nobody is working on it. The same `score` command goes on with it."
+    who = f"process {owner.pid} on {owner.host}" if owner.pid is not None else "a process whose lease cannot be read"
+    if owner.alive or _is_fresh(progress) or _stirs(place, owner, clock, sleep):
+        return "scoring", f"Being worked on by {who}."
+    return (
+        "unsure",
+        f"Held by {who}, which has shown no sign of life for {WATCH_SECONDS:.0f} seconds: it may be dead. If it is, "
+        "the same `score` command takes over after two minutes.",
+    )
+
+
+def _is_fresh(progress: Mapping[str, Any] | None) -> bool:
+    try:
+        at = datetime.datetime.fromisoformat(str((progress or {})["at"]))
+        return abs((datetime.datetime.now(datetime.UTC) - at).total_seconds()) < FRESH_SECONDS
+    except (KeyError, ValueError, TypeError):
+        return False
+
+
+def _stirs(place: str, owner: Owner, clock: Callable[[], float], sleep: Callable[[float], None]) -> bool:
+    from pipelines.storage.leases import owner_of
+
+    until = clock() + WATCH_SECONDS
+    while clock() < until:
+        sleep(POLL_SECONDS)
+        now = owner_of(place)
+        if now is None or now.sign != owner.sign:
+            return now is not None
+    return False
+
+
+def _examples(place: str, record: RunRecord) -> tuple[dict[str, list[Example]], list[str]]:
+    from pipelines.predictions.examples import failure_examples
+
+    if record.status != "committed" or not record.counts.get("failed"):
+        return {}, []
+    try:
+        return failure_examples(place, record), []
+    except NightreadError as error:  # a damaged table does not hide what the record says
+        return {}, [f"Examples of failures could not be read: {error.message}"]
+
+
+def _over_threshold(record: RunRecord) -> bool:
+    from pipelines.scoring.config import Allowance
+
+    failed, scored = int(record.counts.get("failed") or 0), int(record.counts.get("scored") or 0)
+    allowed = record.configuration.get("fail_threshold")
+    if not allowed or not failed:
+        return False
+    return Allowance.parse("fail_threshold", str(allowed)).exceeded(failed, failed + scored)
+
+
+def _drift(place: str, record: RunRecord) -> Mapping[str, Any] | None:
+    """What was compared after the command of this run: it is kept with the last of its runs."""
+    from pipelines.predictions.runs import RunFolder
+    from pipelines.storage import paths
+
+    of_command = [str(name) for name in record.configuration.get("runs") or [record.run_id]]
+    for name in (record.run_id, of_command[-1]):
+        if (found := _document(paths.join(RunFolder(place, name).root, "drift.json"))) is not None:
+            return found
+    return None
+
+
+def _since(place: str, record: RunRecord, run: str | None) -> list[str]:
+    """That a later night failed before it came to a run, where the last run was asked for."""
+    from pipelines.predictions.nights import newest_nights
+
+    night = next(iter(newest_nights(place, 1)), None) if run is None else None
+    if night is None or night.exit_code in (0, 3, 5) or night.ended_at < record.started_at:
+        return []
+    said = f": {night.error['message']}" if night.error else "."
+    return [f"The newest command ended {night.ended_at:%Y-%m-%d %H:%M} UTC with exit code {night.exit_code}{said}"]
+
+
+def _document(uri: str) -> dict[str, Any] | None:
+    """A small JSON file; None where it is missing or half written."""
+    from pipelines.storage import files
+
+    try:
+        value = json_module.loads(files.read_bytes(uri))
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _write_page(view: NightView, results: str, html: str) -> str:
+    from pipelines.evaluation.night_page import GENERATOR, render_night
+    from pipelines.storage import files, paths
+
+    place = paths.canonical(html)
+    if paths.is_inside(place, paths.canonical(results)):
+        raise UsageError(f"--html {html} lies in the results, which are only read.", "Choose another folder.")
+    try:
+        before = files.read_bytes(place)
+    except FileNotFoundError:
+        before = b""
+    if before and GENERATOR not in before[:2000]:
+        raise UsageError(f"--html {html} is there already and is no page of a night.", "Name another file.")
+    files.write_atomic(place, render_night(view, paths.canonical(results)))
+    return place
