@@ -6,8 +6,8 @@ Ray is told to be patient (`cluster.session`), the head is asked from here, and 
 
 from __future__ import annotations
 
-import _thread
 import contextlib
+import signal
 import socket
 import threading
 import time
@@ -28,7 +28,7 @@ class Head:
         address: `HOST:PORT` of the cluster's head.
         patience_seconds: How long it may be silent.
         clock: Monotonic seconds.
-        answers: Instead of a connection that is opened.
+        answering: Instead of `answers`.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class Head:
         address: str,
         patience_seconds: float,
         clock: Callable[[], float] = time.monotonic,
-        answers: Callable[[str], bool] | None = None,
+        answering: Callable[[str], bool] | None = None,
     ) -> None:
         self.address = address
         self._patience = patience_seconds
         self._clock = clock
-        self._answers = answers or _answers
+        self._answers = answering or answers
         self._answered_at = clock()
 
     @property
@@ -65,7 +65,7 @@ class Head:
 
 
 @contextlib.contextmanager
-def minded(address: str) -> Iterator[Head]:
+def minded(address: str, answering: Callable[[str], bool] | None = None) -> Iterator[Head]:
     """Ask a head every few seconds while the block runs, and end the block if it is lost.
 
     The block waits inside Ray, which does not return without its head, so it is interrupted as by Ctrl-C. Outside the
@@ -73,12 +73,14 @@ def minded(address: str) -> Iterator[Head]:
 
     Args:
         address: `HOST:PORT` of the cluster's head.
+        answering: Instead of `answers`.
 
     Raises:
         TryLater: The head has not answered for `PATIENCE_SECONDS`.
     """
-    head = Head(address, PATIENCE_SECONDS)
-    if threading.current_thread() is not threading.main_thread():
+    head = Head(address, PATIENCE_SECONDS, answering=answering)
+    main = threading.main_thread()
+    if threading.current_thread() is not main:
         yield head
         return
     left, interrupted, deciding = threading.Event(), threading.Event(), threading.Lock()
@@ -89,7 +91,7 @@ def minded(address: str) -> Iterator[Head]:
                 with deciding:
                     if not left.is_set():
                         interrupted.set()
-                        _thread.interrupt_main()
+                        signal.pthread_kill(main.ident or 0, signal.SIGINT)
                 return
 
     threading.Thread(target=mind, name="head", daemon=True).start()
@@ -107,7 +109,8 @@ def minded(address: str) -> Iterator[Head]:
         raise
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
+    """Say whether anything takes a connection at `HOST:PORT`; within seconds."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ASK_SECONDS).close()

@@ -69,8 +69,7 @@ class Silence:
             self._asking = threading.Thread(target=self._ask, name="reason", daemon=True)
             self._asking.start()
         self._asking.join(LOOK_SECONDS)
-        known = self._known or ("what is wrong is being asked" if self._asking.is_alive() else "")
-        self._tell(f"nothing finished for {seconds:.0f} s" + (f": {known}" if known else ""))
+        self._tell(f"no news for {seconds:.0f} s" + (f": {self._known}" if self._known else ""))
 
     def _ask(self) -> None:
         since = self._heard_at

@@ -1,8 +1,12 @@
-"""A Ray of several nodes on this machine, each a real `ray start` in a session of its own, to be killed or drained."""
+"""A Ray of several nodes on this machine, each a real `ray start` in a session of its own, to be killed or drained.
+
+And the night that scores on it while that is done.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -14,12 +18,41 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 STORE_BYTES = 80_000_000
 SECONDS_TO_START = 90
 TRIES_TO_START = 3
+CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+static long skew(void) { const char *text = getenv("CLOCK_SKEW"); return text ? atol(text) : 0; }
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = real(clock, now);
+    if (!failed && clock == CLOCK_REALTIME) now->tv_sec += skew();
+    return failed;
+}
+int gettimeofday(struct timeval *now, void *zone) {
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    now->tv_sec = exact.tv_sec, now->tv_usec = exact.tv_nsec / 1000;
+    return 0;
+}
+time_t time(time_t *place) {
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    if (place) *place = exact.tv_sec;
+    return exact.tv_sec;
+}
+"""
+"""C of a library that, loaded before all others, puts the clock of a process CLOCK_SKEW seconds ahead."""
 
 
 class Node:
@@ -87,11 +120,12 @@ class Nodes:
 
     Attributes:
         environment: What a command needs to be let in.
+        nodes: All that were started, in order.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder = folder
-        self._nodes: list[Node] = []
+        self.nodes: list[Node] = []
         self.environment = {
             **environment,
             **QUIET,
@@ -153,7 +187,7 @@ class Nodes:
                     start_new_session=True,
                 )
             node = Node(node_id, process, log)
-            self._nodes.append(node)
+            self.nodes.append(node)
             if node.joins():
                 return node
             node.kill()
@@ -161,8 +195,49 @@ class Nodes:
 
     def close(self) -> None:
         """End what is left."""
-        for node in reversed(self._nodes):
+        for node in reversed(self.nodes):
             node.kill()
+
+
+class Night:
+    """A `score` that runs on a cluster.
+
+    Args:
+        arguments: What stands behind `nightread`, `score` among it.
+        results: Its results, on a disk of this machine.
+        environment: Of the command.
+    """
+
+    def __init__(self, arguments: Sequence[object], results: Path, environment: Mapping[str, str]) -> None:
+        self.results = results
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "jobs", *map(str, arguments), "--json"],
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finished(self) -> int:
+        """How many parts lie in its results."""
+        return len(list(self.results.glob("runs/*/parts/*.parquet")))
+
+    def await_parts(self, count: int) -> None:
+        """Return once so many shards are finished."""
+        while self.finished() < count:
+            assert self.process.poll() is None, f"ended before {count} parts: {self.process.communicate()}"
+            time.sleep(0.02)
+
+    def end(self, seconds: float = 280) -> tuple[int, dict[str, Any], str]:
+        """Wait for its end: exit code, answer, standard error."""
+        out, errors = self.process.communicate(timeout=seconds)
+        return self.process.returncode, json.loads(out) if out.strip() else {}, errors
+
+    def kill(self) -> None:
+        """End it, if it still runs."""
+        self.process.kill()
+        self.process.communicate()
 
 
 @contextlib.contextmanager

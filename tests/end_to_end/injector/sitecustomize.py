@@ -4,6 +4,7 @@ It wraps functions of the modules that the environment variable FAULTS names, on
 
 poison    an image with the bytes ABORT-HERE behind its end kills its decoder, one with HANG-HERE hangs it; the time
           limit of decoding is 2 s
+hungry    what decodes an image with the bytes HUNGRY-HERE behind its end is killed, as for want of memory
 pause     the process stops itself (SIGSTOP) between the last check of its lease and the commit; FAULT_SEEN is created
 foreign   leases name another machine, and an unchanged one is stale after 3 s instead of two minutes
 full      writing a part fails as on a full disk once FAULT_AFTER parts are there
@@ -42,6 +43,17 @@ def poison_decode(module: ModuleType) -> None:
             os.abort()
         while b"HANG-HERE" in data:
             time.sleep(3600)
+        return real(data, *arguments, **options)
+
+    module.decode = decode
+
+
+def hungry(module: ModuleType) -> None:
+    real = module.decode
+
+    def decode(data: bytes, *arguments: object, **options: object) -> object:
+        if b"HUNGRY-HERE" in data:
+            os.kill(os.getpid(), signal.SIGKILL)
         return real(data, *arguments, **options)
 
     module.decode = decode
@@ -172,6 +184,7 @@ def create_once_more() -> None:
 
 WRAPPERS = {
     "poison": {"pipelines.images.decode": poison_decode, "pipelines.scoring.scorer": poison_limit},
+    "hungry": {"pipelines.images.decode": hungry},
     "pause": {"pipelines.predictions.commit": pause},
     "foreign": {"pipelines.storage.processes": foreign_identity, "pipelines.storage.leases": impatient},
     "full": {"pipelines.storage.local_files": full},

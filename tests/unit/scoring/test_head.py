@@ -1,0 +1,75 @@
+"""A head that does not answer, and the night that ends for it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.errors import TryLater
+from pipelines.scoring import head
+from pipelines.scoring.head import Head, minded
+
+
+@given(st.lists(st.tuples(st.floats(0, 30), st.booleans()), max_size=40))
+def test_it_is_lost_once_it_was_silent_for_a_minute(course: list[tuple[float, bool]]) -> None:
+    now, last = [0.0], 0.0
+    answer = [True]
+    watched = Head("h:1", 60.0, lambda: now[0], lambda _address: answer[0])
+    for seconds, answers in course:
+        now[0] += seconds
+        answer[0] = answers
+        last = now[0] if answers else last
+        assert watched.ask() is (now[0] - last < 60.0)
+        assert watched.silent_seconds == now[0] - last
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "ASK_SECONDS", 0.01)
+    monkeypatch.setattr(head, "PATIENCE_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_block_that_waits_is_ended_with_what_to_do() -> None:
+    with (
+        pytest.raises(
+            TryLater, match=r"head of the Ray cluster at 10\.0\.0\.1:6379 has not answered for 0\.1 s"
+        ) as told,
+        minded("10.0.0.1:6379", lambda _address: False),
+    ):
+        threading.Event().wait(20)
+    assert "same command goes on" in told.value.cure
+
+
+@pytest.mark.usefixtures("hasty")
+def test_one_that_answers_ends_nothing_and_ctrl_c_stays_what_it_is() -> None:
+    asked = threading.Event()
+
+    def answers(_address: str) -> bool:
+        asked.set()
+        return True
+
+    with minded("h:1", answers):
+        assert asked.wait(20)
+        threading.Event().wait(0.2)
+    with pytest.raises(KeyboardInterrupt), minded("h:1", answers):
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_block_outside_the_main_thread_cannot_be_interrupted_and_is_not() -> None:
+    ended = threading.Event()
+
+    def work() -> None:
+        with minded("h:1", lambda _address: False):
+            threading.Event().wait(0.3)
+        ended.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(20)
+    assert ended.is_set()
