@@ -23,7 +23,7 @@ from pipelines.errors import NightreadError, TryLater, UsageError
 
 # What begins a record of a sequence of JSON texts (RFC 7464). No log line holds one: control characters are escaped.
 ANSWER_MARK = "\x1e"
-# The module that marks what a command answers; it runs on the cluster.
+# The module that runs the command on the cluster, and marks what it answers.
 ENTRYPOINT = "jobs.submitted"
 # Finished and committed: a second start of the day has nothing to add, whatever the gates said.
 FINISHED = (0, 3, 5)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 from typing import TextIO
 
-from cluster.submission import ANSWER_MARK
-from cluster.wheel import LOCK, PROJECT
-from jobs.cli import main, tell_failure, wants_json
-from jobs.console import Console
-from pipelines.errors import NightreadError
-from pipelines.scoring.worker_check import installed, refuse_others
+# As in cluster.submission, which cannot be imported where libraries are missing.
+MARK = "\x1e"
 
 
 class MarkedLines(io.TextIOBase):
@@ -32,7 +29,7 @@ class MarkedLines(io.TextIOBase):
     def write(self, text: str) -> int:
         """Write whole lines; what has no end yet waits for it."""
         *lines, self._rest = (self._rest + text).split("\n")
-        self._stream.write("".join(f"{ANSWER_MARK}{line}\n" for line in lines))
+        self._stream.write("".join(f"{MARK}{line}\n" for line in lines))
         return len(text)
 
     def flush(self) -> None:
@@ -48,6 +45,16 @@ class MarkedLines(io.TextIOBase):
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command as `nightread` does; returns its exit code."""
+    try:
+        import ray  # noqa: F401
+        import typer  # noqa: F401
+    except ModuleNotFoundError as error:
+        return _wrong_python(error)
+    from jobs.cli import main, tell_failure, wants_json
+    from jobs.console import Console
+    from pipelines.errors import NightreadError
+    from pipelines.scoring.worker_check import installed, refuse_others
+
     answers = MarkedLines(sys.stdout)
     with contextlib.redirect_stdout(answers):
         try:
@@ -59,8 +66,20 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
+def _wrong_python(error: ModuleNotFoundError) -> int:
+    """Say that this is not the Python that Ray runs with: a shell found another one."""
+    message = f"On the cluster `python` is {sys.executable}, which has no {error.name}."
+    cure = "Start Ray there with the bin folder of its own Python first in PATH."
+    print(f"error: {message}\n  {cure}", file=sys.stderr)
+    told = {"error": {"code": "usage", "message": message, "cure": cure}, "exit_code": 2}
+    print(f"{MARK}{json.dumps(told)}", flush=True)
+    return 2
+
+
 def locked() -> dict[str, str]:
     """The versions that the wheel was sent with, by name; none where this is no such wheel."""
+    from cluster.wheel import LOCK, PROJECT
+
     text = metadata.distribution(PROJECT).read_text(LOCK) or ""
     return dict(line.split("==", 1) for line in text.splitlines() if "==" in line)
 
