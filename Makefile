@@ -7,7 +7,7 @@ DIR ?= nightread-demo
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check bench clean
+.PHONY: help demo test unit check bench offline clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
@@ -38,6 +38,9 @@ bench: .venv/.tests-installed ## run the benchmarks and check their answers (ONL
 		echo "== $$file"; options=; [[ $$file != *bench_score.py ]] || options=--peers; \
 		$(BIN)/python "$$file" $$options || status=1; \
 	done; exit $$status
+
+offline: .venv/.installed ## build the archive that installs without internet into dist/ (WEIGHTS='FILE …' takes files along)
+	sh cluster/deploy/offline/build.sh "$(CURDIR)/$(BIN)/python" dist $(WEIGHTS)
 
 clean: ## remove what the other targets made
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis nightread-demo
