@@ -30,6 +30,8 @@ RESULTS_SPACE = 1.0 * GIB
 # What kernel_check.tflite, a convolution over 8x8 pixels, answers for the pixels 0, 1, 2, ….
 KERNEL_SIDE = 8
 KERNEL_ANSWERS = (140.96248, 175.55624)
+# Side of the pictures that most models take, for what the rule of the engines would say.
+PIXELS = 224
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def examine(results: str | None, address: str, insecure: bool = False) -> Iterat
     yield _weights()
     if results is not None:
         yield _results(results)
-    yield _ray(address, insecure)
+    yield _gpus()
+    yield from _ray(address, insecure)
 
 
 def show(console: Console, check: Check) -> None:
@@ -224,7 +227,23 @@ def _room_for_results(results: str, place: str, remark: str) -> Check:
     return Check("results", free >= RESULTS_SPACE, found, "Make room on that disk.")
 
 
-def _ray(address: str, insecure: bool) -> Check:
+def _gpus() -> Check:
+    """Look for GPUs; TensorFlow is only asked, in a process of its own, where the driver knows of one."""
+    from pipelines.scoring.gpus import gpus_here, seen_by_tensorflow
+
+    gpus = gpus_here()
+    if not gpus:
+        return Check("GPU", True, "none on this machine", needed=False)
+    named = ", ".join(f"{gpu.name} ({gpu.memory / GIB:.0f} GiB)" if gpu.memory else gpu.name for gpu in gpus)
+    seen = seen_by_tensorflow()
+    if seen is None:
+        return Check("GPU", False, f"{named}; TensorFlow cannot be loaded", "Reinstall tensorflow.", needed=False)
+    cure = "Install tensorflow[and-cuda] to score on it, or leave it: the direct engine needs none."
+    return Check("GPU", seen >= len(gpus), f"{named}; TensorFlow sees {seen}", cure, needed=False)
+
+
+def _ray(address: str, insecure: bool) -> Iterator[Check]:
+    """Start or join Ray, and say by which engine `score` would use what it has."""
     from cluster.session import start_or_join
 
     begun = time.monotonic()
@@ -232,8 +251,39 @@ def _ray(address: str, insecure: bool) -> Check:
         with start_or_join(address, insecure) as size:
             found = f"{size.cpus} CPUs, answered after {time.monotonic() - begun:.1f} s"
     except NightreadError as error:
-        return Check("Ray", False, error.message, error.cure)
-    return Check("Ray", True, found)
+        yield Check("Ray", False, error.message, error.cure)
+        return
+    yield Check("Ray", True, found)
+    yield Check("engine", True, _engine(size.cpus, sum(size.node_gpus), size.may_carry_pixels), needed=False)
+
+
+def _engine(cores: int, gpus: int, may_carry_pixels: bool) -> str:
+    """What `--engine auto` would do, by the rule and the rates that it assumes before a night measures its own.
+
+    Args:
+        cores: Of all nodes together.
+        gpus: Likewise.
+        may_carry_pixels: Whether pixels may travel between its nodes.
+    """
+    from pipelines.scoring.config import SHARD_SIZE
+    from pipelines.scoring.sizing import Machines, Rates, direct_rate, plan_split
+
+    rates = Rates()
+    assumed = (
+        f"assumed: {rates.decode:.0f} images/s decoded by a core, {rates.kernel:.0f} answered by a core, "
+        f"{rates.gpu:,.0f} by a GPU; a night with GPUs measures its own"
+    )
+    alone = f"direct: {cores} core{'s' if cores > 1 else ''}, about {direct_rate(cores, rates):,.0f} images/s"
+    if cores < 2:
+        return f"{alone} ({assumed})"
+    plan = plan_split(Machines(cores, max(1, gpus)), rates, PIXELS, SHARD_SIZE)
+    if not gpus:
+        return f"{alone}; no GPU, with one: {plan.sentence()} ({assumed})"
+    if not may_carry_pixels:
+        return f"{alone}; Ray's TLS is off, and without it no pixels travel between nodes ({assumed})"
+    if not plan.worth_it:
+        return f"{alone}; GPUs would not make it shorter: {plan.sentence()} ({assumed})"
+    return f"split: {plan.sentence()} ({assumed})"
 
 
 def _first_line(error: BaseException) -> str:

@@ -116,7 +116,6 @@ def score(
         pool=PoolSize.parse(actors),
         precision=precision,
         engine=engine,
-        insecure=insecure,
         shard_size=shard_size,
         limit=limit,
         dry_run=dry_run,

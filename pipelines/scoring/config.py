@@ -113,7 +113,6 @@ class ScoreConfig:
         pool: Size of the actor pool.
         precision: `float32` or `int8`.
         engine: One of `ENGINES`: where the model answers; it does not decide rows.
-        insecure: Pixels may cross a network of which nothing is known.
         shard_size: Images in a shard, 1–4096; None: 64, and 512 with `same_bytes`.
         limit: At most that many images in this run; None: all.
         dry_run: Plan and count, write nothing.
@@ -147,7 +146,6 @@ class ScoreConfig:
     pool: PoolSize = PoolSize()
     precision: str = "float32"
     engine: str = "auto"
-    insecure: bool = False
     shard_size: int | None = None
     limit: int | None = None
     dry_run: bool = False

@@ -6,7 +6,6 @@ Both give the same rows, to 1e-4 of a probability, so a run that one of them beg
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ from pipelines.scoring.sizing import DECODER_CORES, Machines, Rates, SplitPlan, 
 if TYPE_CHECKING:
     from pipelines.scoring.gpu_actors import GpuAddress, Ready
 
-TLS_VARIABLE = "RAY_USE_TLS"
 _DIRECT = "Say --engine direct: LiteRT answers on processors."
 
 
@@ -64,7 +62,7 @@ def open_engine(config: ScoreConfig, bundle: Bundle, size: Any) -> Iterator[Engi
     Args:
         config: What was asked for.
         bundle: The model, whose LiteRT scorer has passed its self-test.
-        size: The cluster: `cpus`, `nodes`, `local`.
+        size: The cluster: `cpus`, `nodes`, `local`, `may_carry_pixels`.
 
     Raises:
         UsageError: If the split engine was asked for and cannot be had.
@@ -101,16 +99,19 @@ def check_rebuildable(bundle: Bundle, precision: str) -> None:
         raise UsageError(f"The split engine builds a model's network again. {reason}", _DIRECT)
 
 
-def check_encrypted(nodes: int, insecure: bool) -> None:
+def check_encrypted(size: Any) -> None:
     """Refuse to send pixels between nodes in the clear.
 
+    Args:
+        size: The cluster: `nodes`, `may_carry_pixels`.
+
     Raises:
-        UsageError: If there are several nodes and Ray's TLS is off, unless that is accepted.
+        UsageError: If it must not carry them.
     """
-    if nodes > 1 and not insecure and os.environ.get(TLS_VARIABLE, "").lower() not in ("1", "true"):
+    if not size.may_carry_pixels:
         raise UsageError(
-            f"The split engine sends pixels between the cluster's {nodes} nodes, and Ray's TLS is off.",
-            f"Set it up on every node and here ({TLS_VARIABLE}=1 and its certificates), say --engine direct, or "
+            f"The split engine sends pixels between the cluster's {size.nodes} nodes, and Ray's TLS is off.",
+            "Set it up on every node and here (RAY_USE_TLS=1 and its certificates), say --engine direct, or "
             "--insecure if nobody else can read that network.",
         )
 
@@ -134,7 +135,7 @@ def _split(config: ScoreConfig, bundle: Bundle, size: Any, stack: contextlib.Exi
     check_rebuildable(bundle, config.precision)
     if size.cpus < 2:
         raise UsageError("The split engine needs two cores: one decodes, one feeds the GPU.", _DIRECT)
-    check_encrypted(size.nodes, config.insecure)
+    check_encrypted(size)
     wanted, kernel_rate = _golden(bundle)
     order = GpuOrder(bundle, wanted, on_gpu=bool(gpus.there or gpus.promised))
     actors = stack.enter_context(GpuActors(order))

@@ -100,9 +100,9 @@ class SplitPlan:
     def sentence(self) -> str:
         """The plan for a person."""
         return (
-            f"{self.gpus} actor{'s' if self.gpus > 1 else ''} with a GPU, {self.decoders} that decode, batches of "
-            f"{self.batch}, {self.in_flight} under way each; about {self.split_rate:,.0f} images/s, and "
-            f"{self.direct_rate:,.0f} without GPU"
+            f"{self.gpus} GPU{'s' if self.gpus > 1 else ''} for {self.decoders} decoding "
+            f"actor{'s' if self.decoders > 1 else ''}, batches of {self.batch}, {self.in_flight} of each under way, "
+            f"about {self.split_rate:,.0f} images/s"
         )
 
 
