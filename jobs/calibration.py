@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.audit import Audit, ReasonOption, models_of
 from jobs.console import Console, JsonOption, program
 from jobs.score import AddressOption, InsecureOption, ScoreDisplay
 from jobs.training_display import band_lines
@@ -39,15 +40,19 @@ def calibrate_command(
     group_by: Annotated[str | None, typer.Option(help="Pattern in a path that names the patient.")] = None,
     address: AddressOption = "local",
     insecure: InsecureOption = False,
+    reason: ReasonOption = None,
     json: JsonOption = False,
 ) -> None:
     """Make a new version with temperature, thresholds and refer bands fitted to images that it has not seen."""
     from cluster.session import shared_session
     from jobs.options import labelled_data
+    from pipelines.models.bundle import peek
+    from pipelines.models.registry import locate
     from pipelines.predictions.runs import who_and_where
     from pipelines.training.config import CalibrateConfig
 
     console = Console(json)
+    audit = Audit(models_of(peek(locate(ref))), "calibrate", reason)
     config = CalibrateConfig(
         ref=ref,
         data=labelled_data(data, columns, class_names, root, exclude, group_by),
@@ -59,6 +64,9 @@ def calibrate_command(
         from pipelines.training.recalibration import calibrate
 
         report = calibrate(config, connect, display.tell)
+    bundle = report.bundle
+    told_of = {"model_id": bundle.model_id, "champion": report.champion == bundle.version, "data": data}
+    audit.done(bundle.name, report.calibrated_from.version, bundle.version, details=told_of)
     show(console, report)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.audit import Audit, ReasonOption, models_of
 from jobs.calibration import calibrate_command
 from jobs.console import Console, JsonOption, duration
 
@@ -71,17 +72,21 @@ def promote_command(
         str | None,
         typer.Option(metavar="URI", help="Say how many images of these results the next night will score again."),
     ] = None,
+    reason: ReasonOption = None,
     json: JsonOption = False,
 ) -> None:
     """Verify a version and make it its name's champion."""
     from pipelines.models.bundle import peek
-    from pipelines.models.registry import locate, promote
+    from pipelines.models.registry import locate, promote, standing
 
     console = Console(json)
     bundle = peek(locate(ref))
     # Counted first: where the results cannot be read, nothing is promoted yet.
     again = None if results is None else _rescoring(results, bundle)
+    before = standing(bundle)
+    audit = Audit(models_of(bundle), "promote", reason)
     crowned = promote(ref)
+    audit.done(bundle.name, before.version if before else None, crowned.version, details={"model_id": bundle.model_id})
     compared = bundle.provenance.get("versus") or {}
     if compared.get("verdict") == "worse":
         console.warn(f"When it was trained, this version was {compared['sentence']}.")
@@ -92,8 +97,8 @@ def promote_command(
         "at": last.at,
         "by": last.by,
     }
-    before = f" (before: {last.previous})" if last.previous else ""
-    told = f"{crowned.version} is the champion{before}, promoted {last.at} by {last.by}."
+    earlier = f" (before: {last.previous})" if last.previous else ""
+    told = f"{crowned.version} is the champion{earlier}, promoted {last.at} by {last.by}."
     if again is not None:
         value |= {"to_rescore": again.images, "seconds_estimated": again.seconds}
         told += f"\n{again.told(bundle.name)}"
@@ -138,6 +143,7 @@ def import_command(
     ],
     outputs: Annotated[str, typer.Option(help="probabilities or logits.")] = "probabilities",
     positive: Annotated[str | None, typer.Option(help="The positive class; several: A,B.")] = None,
+    reason: ReasonOption = None,
     json: JsonOption = False,
 ) -> None:
     """Make a bundle of a model that somebody else made. One sigmoid unit is the second of two classes."""
@@ -146,6 +152,7 @@ def import_command(
     from pipelines.models.registry import standing
 
     console = Console(json)
+    audit = Audit(models, "import", reason)
     bundle = import_model(
         file,
         models,
@@ -160,6 +167,8 @@ def import_command(
     )
     crowned = standing(bundle)
     is_champion = crowned is not None and crowned.version == bundle.version
+    told_of = {"model_id": bundle.model_id, "champion": is_champion}
+    audit.done(bundle.name, file, bundle.version, details=told_of)
     place = (
         "the champion" if is_champion else f"not the champion: models promote {models}/{bundle.name}@{bundle.version}"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs import runs_check, runs_keeping, runs_nights, runs_show
+from jobs.audit import Audit, ReasonOption
 from jobs.console import Console, JsonOption, program
 from pipelines.errors import UsageError
 
@@ -51,6 +52,7 @@ def rebase(
     old_prefix: Annotated[str, typer.Argument(help="The folder or URI in which the images lay when they were scored.")],
     new_prefix: Annotated[str, typer.Argument(help="Where they lie now.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count; change nothing.")] = False,
+    reason: ReasonOption = None,
     json: JsonOption = False,
 ) -> None:
     """Tell the table that an archive has moved, so that no image is scored again for its new place.
@@ -61,6 +63,7 @@ def rebase(
     from pipelines.predictions.runs import who_and_where
     from pipelines.storage import paths
 
+    audit = None if dry_run else Audit(results, "rebase", reason)
     done = rebase_table(results, old_prefix, new_prefix, who_and_where(), dry_run=dry_run)
     # Images that were in the new folder before would be taken along: then there is no exact way back.
     back = None
@@ -68,6 +71,9 @@ def rebase(
         words = [results, *(paths.canonical(prefix) for prefix in (new_prefix, old_prefix))]
         back = f"{program()} runs rebase {shlex.join(words)}"
     answer = {**asdict(done), "results": paths.canonical(results), "dry_run": dry_run, "taken_back_by": back}
+    if audit is not None:
+        counts = {"rows": done.rows, "images": done.images, "abandoned": list(done.abandoned)}
+        audit.done("archive", done.old_prefix, done.new_prefix, done.table_version, counts)
     Console(json).result(answer, _told(done, dry_run, back))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.audit import Audit, ReasonOption
 from jobs.console import Console, JsonOption, program
 from jobs.options import parse_duration
 from jobs.places import declare_places
@@ -33,6 +34,7 @@ def register(runs: typer.Typer) -> None:
 def rollback(
     results: ResultsArgument,
     run: Annotated[str, typer.Argument(help="The run's id, as `runs list` shows it.")],
+    reason: ReasonOption = None,
     json: JsonOption = False,
 ) -> None:
     """Take a committed run back; its images are new again.
@@ -44,7 +46,10 @@ def rollback(
     from pipelines.predictions.runs import who_and_where
     from pipelines.storage import paths
 
+    audit = Audit(results, "rollback", reason)
     done = roll_back(results, run, who_and_where())
+    counts = {"rows": done.rows, "images": done.images}
+    audit.done(done.run_id, "committed", "rolled_back", done.table_version, counts)
     answer = {**asdict(done), "results": paths.canonical(results)}
     Console(json).result(answer, _rolled_back(done, paths.canonical(results)))
 
@@ -82,6 +87,7 @@ def clean(
             help="Delete files of the table before they are 7 days old; who reads an earlier version then loses it.",
         ),
     ] = False,
+    reason: ReasonOption = None,
     json: JsonOption = False,
 ) -> None:
     """Delete what the results need no more.
@@ -100,6 +106,7 @@ def clean(
     def tell(leftovers: Leftovers, compaction: Compaction | None) -> None:
         console.say("\n".join(_to_be_cleaned(leftovers, compaction, dry_run)))
 
+    audit = None if dry_run else Audit(results, "clean", reason)
     done = clean_results(results, ages, who_and_where(), tell, compact=compact, dry_run=dry_run)
     answer = {
         "results": paths.canonical(results),
@@ -110,6 +117,9 @@ def clean(
         "compaction": None if done.compaction is None else asdict(done.compaction),
         "table_version": done.table_version,
     }
+    if audit is not None:
+        cleaned = ("deleted", "unreadable_versions", "compaction")
+        audit.done("results", table_version=done.table_version, details={name: answer[name] for name in cleaned})
     console.result(answer, None if dry_run else "Done.")
 
 

@@ -22,6 +22,7 @@ from pipelines.predictions.runs import RunFolder, RunRecord
 from pipelines.predictions.table import live_files, open_table, table_schema
 from pipelines.predictions.value_checks import wrong_values
 from pipelines.storage import files, paths
+from pipelines.storage.audit import audit_uri, read_audit
 
 if TYPE_CHECKING:
     import duckdb
@@ -125,6 +126,8 @@ def verify(results: str, deep: bool = False) -> Verified:
             found.problems += _doubled(connection)
             models = _models(connection, records)
         _compare(table, place, records, counted, found)
+    if unreadable := read_audit(place)[1]:
+        found.notes.append(f"Lines of {audit_uri(place)!r} that cannot be read: {unreadable:,}.")
     return Verified(
         int(table.version()),
         len(live),

@@ -252,7 +252,14 @@ def test_an_imported_model_gets_decisions_by_the_command(
     bundle = resolve(f"{models}/theirs@v2")
     assert bundle.decision(1.0) in ("refer", "positive") and bundle.provenance["kind"] == "import"
     assert len(bundle.training_hashes() or ()) == 40 and not bundle.knows_training
-    told = nightread("models", "calibrate", models / "theirs", data.data)
+    told = nightread("models", "calibrate", models / "theirs", data.data, "--reason", "our scanners")
     assert told.code == 0 and "temperature 1 before" in told.out and "champion    still v1" in told.out
+    audit = [json.loads(line) for line in (models / "audit.jsonl").read_text().splitlines()]
+    assert [(line["action"], line["what"], line["from"], line["to"]) for line in audit] == [
+        ("import", "theirs", str(scorer), "v1"),
+        ("calibrate", "theirs", "v1", "v2"),
+        ("calibrate", "theirs", "v1", "v3"),
+    ]
+    assert [line["reason"] for line in audit] == [None, None, "our scanners"]
     refused = nightread("models", "calibrate", models / "theirs", data.data, "--target-specificity", 0)
     assert refused.code == 2 and "--target-specificity must be above 0 and at most 1; it is 0.0." in refused.err
