@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import secrets
-import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,10 +16,11 @@ from typing import Any
 
 from cluster.door import Head, knock, uses_tls
 from pipelines.errors import TryLater, UsageError
+from pipelines.storage.scratch import NAME_LENGTH, Scratch
 
-# 107 bytes is the longest name of a Unix socket. Ray's longest is, below a folder of ours with 19,
+# 107 bytes is the longest name of a Unix socket. Ray's longest is, below a folder of ours,
 # `/session_2026-11-21_23-06-13_635678_4194304/sockets/plasma_store`.
-LONGEST_TEMPORARY_FOLDER = 107 - 19 - 64
+LONGEST_TEMPORARY_FOLDER = 107 - 1 - NAME_LENGTH - 64
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,9 @@ def shared_session(address: str, insecure: bool = False) -> Iterator[Callable[[]
 @contextlib.contextmanager
 def _local_ray() -> Iterator[ClusterSize]:
     cores = usable_cores()
-    folder = _session_folder()
+    _check_temporary_folder()
+    # Only this user can enter it; Ray itself opens its own to everyone.
+    scratch = Scratch()
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     # A local Ray must not inherit the address of a cluster that the shell happens to name, nor its certificates: it
     # has one node, and no wire to another.
@@ -125,7 +127,7 @@ def _local_ray() -> Iterator[ClusterSize]:
                     address="local",
                     num_cpus=cores,
                     include_dashboard=False,
-                    _temp_dir=str(folder),
+                    _temp_dir=str(scratch.path),
                 )
             except Exception as error:  # Ray raises the bare one where a busy machine is too slow for it
                 raise TryLater(
@@ -137,7 +139,7 @@ def _local_ray() -> Iterator[ClusterSize]:
             finally:
                 ray.shutdown()
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            scratch.close()
     _reread_environment()
 
 
@@ -365,15 +367,13 @@ def _silent_descriptor() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _session_folder() -> Path:
-    """A folder that only this user can enter; Ray itself opens its own to everyone."""
+def _check_temporary_folder() -> None:
     root = tempfile.gettempdir()
     if len(root) > LONGEST_TEMPORARY_FOLDER:
         raise UsageError(
             f"The temporary folder's name is too long for Ray's sockets ({len(root)} characters).",
             f"Set TMPDIR to a folder of at most {LONGEST_TEMPORARY_FOLDER} characters.",
         )
-    return Path(tempfile.mkdtemp(prefix="nightread-", dir=root))
 
 
 def _first_line(error: BaseException) -> str:

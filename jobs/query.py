@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ import typer
 
 from jobs.console import Console, JsonOption, plain
 from pipelines.errors import UsageError
+from pipelines.storage.scratch import Scratch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -120,8 +120,8 @@ def _write_file(results: str, sql: str, output: str) -> int:
     place = paths.canonical(output)
     if paths.is_inside(place, paths.canonical(results)):
         raise UsageError(f"--output {output} lies in the results, which are only read.", "Choose another folder.")
-    with tempfile.TemporaryDirectory(prefix="nightread-query-") as folder:
-        path = Path(folder) / f"answer{suffix}"
+    with Scratch() as folder:
+        path = folder / f"answer{suffix}"
         with open_query(results, sql) as reader:
             count = _write_csv(reader, path) if suffix == ".csv" else _write_parquet(reader, path)
         files.put(str(path), place)

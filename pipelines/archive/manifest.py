@@ -7,7 +7,6 @@ are then found by DuckDB on disk, so that memory does not grow with the manifest
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,6 +23,7 @@ from pipelines.archive.manifest_versions import ROW_NUMBER, VERSION_THERE, locat
 from pipelines.archive.prefix_map import PrefixMap
 from pipelines.errors import UsageError
 from pipelines.storage import files, paths
+from pipelines.storage.scratch import Scratch
 from pipelines.storage.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def read_manifest(
         TryLater: If storage does not answer.
     """
     place, asked = paths.canonical(uri), throttle or Throttle()
-    with tempfile.TemporaryDirectory(prefix="nightread-manifest-") as folder:
+    with Scratch() as folder:
         rows = open_manifest(_local(place, folder), place, columns)
         resolver = UriResolver(root, paths.parent(place), rows.unit, prefix_map)
-        staged = _Staged(Path(folder), rows)
+        staged = _Staged(folder, rows)
         staged.write(resolver, on_count)
         resolver.check()
         with staged.opened() as question:
@@ -186,11 +186,11 @@ def _write_listing(located: Path, carried: pa.Schema, repeats: list[int], out_pa
     return found
 
 
-def _local(place: str, folder: str) -> str:
+def _local(place: str, folder: Path) -> str:
     path = place
     try:
         if not paths.is_local(place):
-            path = os.path.join(folder, "manifest")
+            path = str(folder / "manifest")
             files.fetch(place, path)
         elif os.path.isdir(path):
             raise UsageError(f"The manifest {place!r} is a folder.", "Give the file.")

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pipelines.archive.plan_writing import wanted_rows
 from pipelines.errors import IMAGE_ERRORS, NightreadError, TryLater, UsageError
 from pipelines.storage import faults
+from pipelines.storage.scratch import Scratch
 
 if TYPE_CHECKING:
     import duckdb
@@ -116,8 +117,8 @@ def open_questions(listing_path: str, committed: Sequence[str], filesystem: Any)
 
     rows = pq.read_metadata(listing_path).num_rows
     with (
-        tempfile.TemporaryDirectory(prefix="nightread-join-") as folder,
-        duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": folder}) as connection,
+        Scratch() as folder,
+        duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(folder)}) as connection,
     ):
         if filesystem is None:
             yield Questions(connection, listing_path, [_as_pattern(uri) for uri in committed], rows, folder)
@@ -147,7 +148,7 @@ class Questions:
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, listing: str, committed: list[str], rows: int, folder: str
+        self, connection: duckdb.DuckDBPyConnection, listing: str, committed: list[str], rows: int, folder: Path
     ) -> None:
         self._connection = connection
         self._listing = listing
@@ -281,7 +282,7 @@ class Questions:
             some=_as_pattern(self._write_some(among)),
             **_of(key),
         )
-        path, out = Path(self._folder, "previous.parquet"), None
+        path, out = self._folder / "previous.parquet", None
         for batch in answers:
             out = out or pq.ParquetWriter(path, batch.schema, compression="lz4")
             out.write_batch(batch)
@@ -292,7 +293,7 @@ class Questions:
 
     def _write_some(self, among: Bits) -> str:
         """Write some rows of the listing with their numbers to a file of their own."""
-        path = f"{self._folder}/some.parquet"
+        path = str(self._folder / "some.parquet")
         source = pq.ParquetFile(self._listing)
         with pq.ParquetWriter(path, _SOME_SCHEMA, use_dictionary=False, compression="lz4") as out:
             for numbers, rows in wanted_rows(source, among, ["image_uri", "image_version"]):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +15,7 @@ from pipelines.archive.manifest_rows import ManifestRows, cell_text, open_manife
 from pipelines.archive.manifest_uris import UriResolver
 from pipelines.errors import UsageError
 from pipelines.storage import files, paths
+from pipelines.storage.scratch import Scratch
 
 SUFFIXES = (".csv", ".parquet")
 URI = "uri"
@@ -92,7 +93,7 @@ def read_labels(config: LabelsConfig, by: Sequence[str] = ()) -> Labels:
         TryLater: If storage does not answer.
     """
     place = paths.canonical(config.labels)
-    with tempfile.TemporaryDirectory(prefix="nightread-labels-") as folder:
+    with Scratch() as folder:
         rows = _opened(place, folder, config)
         names = rows.schema.names
         if "label" not in names:
@@ -142,11 +143,11 @@ def _refuse_two_values(
     )
 
 
-def _opened(place: str, folder: str, config: LabelsConfig) -> ManifestRows:
+def _opened(place: str, folder: Path, config: LabelsConfig) -> ManifestRows:
     """The file's rows, the key under the name `uri`."""
     path = place
     if not paths.is_local(place):
-        path = os.path.join(folder, f"labels{os.path.splitext(place)[1].lower()}")
+        path = str(folder / f"labels{os.path.splitext(place)[1].lower()}")
     try:
         if path != place:
             files.fetch(place, path)
@@ -185,7 +186,7 @@ def _names_in(path: str) -> list[str]:
     return [name.strip("\r\n") for name in max(split, key=len)]
 
 
-def _with_text_key(path: str, shown: str, key: str, folder: str) -> str:
+def _with_text_key(path: str, shown: str, key: str, folder: Path) -> str:
     """The same file, or a copy in which the key is text: numbers name images too."""
     field = pq.read_schema(path).field(key)
     if pa.types.is_string(field.type):
@@ -195,7 +196,7 @@ def _with_text_key(path: str, shown: str, key: str, folder: str) -> str:
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"The labels {shown} are damaged: {str(error).strip()}", "Write them again.") from None
     column = pa.array([cell_text(value) for value in table[key].to_pylist()], pa.string())
-    copy = os.path.join(folder, "with-text.parquet")
+    copy = str(folder / "with-text.parquet")
     pq.write_table(table.set_column(table.column_names.index(key), key, column), copy)
     return copy
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import tempfile
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
+
+from pipelines.storage.scratch import Scratch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,8 +144,8 @@ def _quiet_matplotlib() -> Iterator[Any]:
     for, and matplotlib looks for its own folder only when it is imported.
     """
     before = os.environ.get("MPLCONFIGDIR")
-    with tempfile.TemporaryDirectory(prefix="nightread-") as folder:
-        os.environ["MPLCONFIGDIR"] = folder
+    with Scratch() as folder:
+        os.environ["MPLCONFIGDIR"] = str(folder)
         try:
             import matplotlib.figure
             import matplotlib.font_manager

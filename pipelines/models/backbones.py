@@ -6,7 +6,6 @@ TensorFlow is imported inside the functions: the table alone costs nothing.
 from __future__ import annotations
 
 import os
-import tempfile
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from pipelines.models.seeding import calibrate, seed_weights
 from pipelines.models.weights import obtain_published
 from pipelines.storage import files as storage
 from pipelines.storage.paths import canonical, is_local, name
+from pipelines.storage.scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def build_backbone(
     if weights == "imagenet":
         load_weights(model, obtain_published(spec.name, spec.alpha, spec.input_size))
         return model
-    with tempfile.TemporaryDirectory() as folder:
+    with Scratch() as folder:
         load_weights(model, _at_hand(weights, folder))
     return model
 
@@ -178,8 +178,8 @@ def load_weights(model: Any, path: Path) -> None:
 
 def weights_to_bytes(model: Any) -> bytes:
     """The content of `weights.weights.h5`: every array of a model, and nothing but arrays."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.weights.h5"
+    with Scratch() as folder:
+        path = folder / "model.weights.h5"
         model.save_weights(str(path))
         return path.read_bytes()
 
@@ -190,8 +190,8 @@ def weights_from_bytes(model: Any, data: bytes) -> None:
     Raises:
         UsageError: As `load_weights`.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.weights.h5"
+    with Scratch() as folder:
+        path = folder / "model.weights.h5"
         path.write_bytes(data)
         load_weights(model, path)
 
@@ -218,12 +218,12 @@ def check_weights(weights: str) -> None:
         raise UsageError(f"The weights file {place} is not there.", "Say imagenet, none, or a file that exists.")
 
 
-def _at_hand(weights: str, folder: str) -> Path:
+def _at_hand(weights: str, folder: Path) -> Path:
     """The weights file as a local path."""
     check_weights(weights)
     place = canonical(weights)
     if is_local(place):
         return Path(place)
-    copy = Path(folder) / name(place)
+    copy = folder / name(place)
     storage.fetch(place, str(copy))
     return copy

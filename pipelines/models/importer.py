@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from pipelines.models.record import BundleSpec, ScorerEntry, check_classes, chec
 from pipelines.models.runtime import Scorer, ScorerIO
 from pipelines.storage import files as storage
 from pipelines.storage import paths
+from pipelines.storage.scratch import Scratch
 
 ARCHITECTURE_FILE = "architecture.json"
 SUFFIXES = (".keras", ".h5", ".hdf5", ".tflite")
@@ -81,9 +81,9 @@ def import_model(
     chosen = choose_positive(classes, positive) if len(classes) > 1 else ()
     check_classes(classes, chosen)
     declaration = Declaration(len(classes), input_size, scaling, outputs)
-    with tempfile.TemporaryDirectory() as folder:
+    with Scratch() as folder:
         copy = _copy(file, folder)
-        made = _compile(copy, declaration, Path(folder))
+        made = _compile(copy, declaration, folder)
         digest = hashlib.sha256(copy.read_bytes()).hexdigest()
     target = SCORER_FILE if made.precision == "float32" else SCORER_INT8_FILE
     spec = BundleSpec(
@@ -113,14 +113,14 @@ def _absent(precision: str) -> dict[str, str]:
     return {"int8": "It was imported without one."}
 
 
-def _copy(file: str, folder: str) -> Path:
+def _copy(file: str, folder: Path) -> Path:
     """A private copy, so that what was checked is what is read."""
     place = paths.canonical(file)
     known = Path(paths.name(place))
     suffix = known.suffix.lower()
     if suffix not in SUFFIXES:
         raise UsageError(f"{place} is of no kind that is imported.", f"Give a file that ends in {', '.join(SUFFIXES)}.")
-    copy = Path(folder) / f"{known.stem}{suffix}"
+    copy = folder / f"{known.stem}{suffix}"
     try:
         storage.fetch(place, str(copy))
     except FileNotFoundError as error:

@@ -11,7 +11,6 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from pipelines.models.golden import golden_answers, golden_images
 from pipelines.models.operators import check_operators
 from pipelines.models.quiet import quiet_stderr
 from pipelines.models.runtime import Quantisation, Scorer, ScorerIO, Vector
+from pipelines.storage.scratch import Scratch
 
 SECONDS = 120
 BASE_BYTES = 4 * 1024**3
@@ -55,8 +55,8 @@ def probe(model: bytes, declaration: Declaration, seconds: float = SECONDS) -> P
             not finite.
         UsageError: If it is not what was declared.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        given, answer = Path(folder) / "model.tflite", Path(folder) / "answer.json"
+    with Scratch() as folder:
+        given, answer = folder / "model.tflite", folder / "answer.json"
         given.write_bytes(model)
         command = [
             sys.executable,

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +16,7 @@ from pipelines.predictions.commit import WatchedBatches
 from pipelines.predictions.schema import PARTITION_COLUMN
 from pipelines.predictions.table import explained_errors, live_files, table_schema, table_uri
 from pipelines.storage import files, paths
+from pipelines.storage.scratch import Scratch
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -114,8 +113,8 @@ def _at_hand(uri: str) -> Iterator[str]:
     if paths.is_local(uri):
         yield uri
         return
-    with tempfile.TemporaryDirectory(prefix="nightread-rewrite-") as folder:
-        path = os.path.join(folder, "rows.parquet")
+    with Scratch() as folder:
+        path = str(folder / "rows.parquet")
         files.fetch(uri, path)
         yield path
 

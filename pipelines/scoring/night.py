@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from pipelines.scoring.engines import check_rebuildable
 from pipelines.scoring.report import ScoreProgress
 from pipelines.storage import files, paths
 from pipelines.storage.listing import check_root, root_uri
+from pipelines.storage.scratch import Scratch
 from pipelines.storage.settings import fsspec_filesystem
 from pipelines.storage.throttle import Throttle
 
@@ -196,16 +196,16 @@ def planned_work(night: Night, backfill: int | None, kept_in: str | None) -> Ite
     Raises:
         UsageError, TryLater: As `list_images`, `refuse_nothing` and `make_plan` do.
     """
-    with tempfile.TemporaryDirectory(prefix="nightread-plan-") as folder:
+    with Scratch() as folder:
         began = time.monotonic()
-        with files.explaining(folder):
-            listing = list_images(night, Path(folder), kept_in)
+        with files.explaining(str(folder)):
+            listing = list_images(night, folder, kept_in)
         try:
             refuse_nothing(listing, night.config)
-            listing = _with_columns(night, listing, Path(folder))
+            listing = _with_columns(night, listing, folder)
             version = table_version(night.results)
             listed = time.monotonic()
-            plan = _plan(night, listing, backfill, Path(folder))
+            plan = _plan(night, listing, backfill, folder)
             timings = {"listing_seconds": listed - began, "planning_seconds": time.monotonic() - listed}
             yield Planned(listing, plan, version, {name: round(spent, 3) for name, spent in timings.items()})
         except LeaseLost:

@@ -11,13 +11,13 @@ import contextlib
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from pipelines.storage import faults, local_files, paths
 from pipelines.storage.faults import Fault, Result
+from pipelines.storage.scratch import Scratch
 from pipelines.storage.settings import fsspec_filesystem, open_store, settings_of
 
 _PIECE = 8 << 20
@@ -255,8 +255,8 @@ def filling(uri: str) -> Iterator[str]:
             with local_files.replacing(place) as temporary:
                 yield temporary
             return
-        with tempfile.TemporaryDirectory(prefix="nightread-file-") as folder:
-            path = os.path.join(folder, "file")
+        with Scratch() as folder:
+            path = str(folder / "file")
             yield path
             put(path, place)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from pipelines.errors import UsageError
 from pipelines.predictions.schema import check_class_columns
 from pipelines.storage import paths
 from pipelines.storage.listing import root_uri
+from pipelines.storage.scratch import Scratch
 from pipelines.training.grouping import find_groups
 from pipelines.training.split import part_of_name
 
@@ -175,7 +175,7 @@ def read_for_model(config: DataConfig, classes: Sequence[str], by: Sequence[str]
 
 
 def _read(config: DataConfig, every_label_named: bool, by: Sequence[str] = ()) -> LabelledImages:
-    with tempfile.TemporaryDirectory(prefix="nightread-labelled-") as folder:
+    with Scratch() as folder:
         found, listing = _from_manifest(config, folder, by) if config.is_manifest else _from_folders(config, folder)
     if not found.num_rows:
         raise _nothing_found(config, listing)
@@ -233,9 +233,9 @@ def check_counts(labels: Sequence[str], classes: Sequence[str], after: str = "")
         )
 
 
-def _from_folders(config: DataConfig, folder: str) -> tuple[pa.Table, Listing]:
+def _from_folders(config: DataConfig, folder: Path) -> tuple[pa.Table, Listing]:
     """List a folder per class; a first level of train|val|test is taken as the split."""
-    listing = list_archive(config.data, ListingFilter((), config.exclude), str(Path(folder) / "listing.parquet"))
+    listing = list_archive(config.data, ListingFilter((), config.exclude), str(folder / "listing.parquet"))
     rows = pq.read_table(listing.path, columns=["image_uri", "image_version"])
     root = root_uri(config.data)
     steps = [paths.relative(uri, root).split("/") for uri in rows["image_uri"].to_pylist()]
@@ -275,9 +275,9 @@ def _label_of(step: str) -> str:
     return name
 
 
-def _from_manifest(config: DataConfig, folder: str, by: Sequence[str]) -> tuple[pa.Table, Listing]:
+def _from_manifest(config: DataConfig, folder: Path, by: Sequence[str]) -> tuple[pa.Table, Listing]:
     """Read a manifest; `label`, `patient_id`, `split` and what is asked for are carried through by its reader."""
-    out = str(Path(folder) / "manifest.parquet")
+    out = str(folder / "manifest.parquet")
     listing = read_manifest(config.data, config.columns, config.root, out)
     rows = pq.read_table(listing.path)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import TryLater, UsageError
+from pipelines.storage.scratch import Scratch
 from pipelines.training import checkpoint
 from pipelines.training.batches import EpochPlan, plan_epoch
 from pipelines.training.checkpoint import Array, Keeper, Standing
@@ -87,8 +87,8 @@ def fit_job(job: FitJob, place: Place, tell: Tell) -> FitResult:
         for row in earlier.history if place.leads else ():
             tell(row)
         return earlier
-    with tempfile.TemporaryDirectory(prefix="nightread-fit-") as folder:
-        fit = open_fit(job, place, open_arrays(job, folder))
+    with Scratch() as folder:
+        fit = open_fit(job, place, open_arrays(job, str(folder)))
         for row in fit.standing.history if place.leads else ():
             tell(row)
         for standing in fit.epochs():

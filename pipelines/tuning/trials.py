@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 from pipelines.errors import TryLater
+from pipelines.storage.scratch import Scratch
 from pipelines.tuning.capacity import TrialRoom
 from pipelines.tuning.progress import TrialNews
 from pipelines.tuning.scheduling import Asha
@@ -65,13 +65,13 @@ def run_trials(
     """
     most = concurrency or MOST_AT_ONCE
     with (
-        tempfile.TemporaryDirectory(prefix="nightread-tune-", ignore_cleanup_errors=True) as scratch,
+        Scratch() as scratch,
         _quietly({"TUNE_MAX_PENDING_TRIALS_PG": str(most)}),
     ):
         from pipelines.tuning.tuner import Tuning
 
         # Tune takes Ctrl-C over where it runs in the main thread; it is ours.
-        tuning = Tuning(iter(specs), room, most, scheduler, metric, scratch)
+        tuning = Tuning(iter(specs), room, most, scheduler, metric, str(scratch))
         try:
             while tuning.running:
                 _pass_on(tuning.news, hear)
