@@ -21,7 +21,7 @@ from pipelines.models.runtime import Scorer
 from pipelines.scoring.config import ScoreConfig
 from pipelines.scoring.report import ASKED_FOR, NO_GPU
 from pipelines.scoring.scorer import KernelMaker, ScoreKernel
-from pipelines.scoring.sizing import DECODER_CORES, Machines, Rates, SplitPlan, plan_split
+from pipelines.scoring.sizing import DECODER_CORES, ClusterGpus, Machines, Rates, SplitPlan, plan_split
 
 if TYPE_CHECKING:
     from pipelines.scoring.gpu_actors import GpuAddress, Ready
@@ -116,6 +116,27 @@ def check_encrypted(size: Any) -> None:
         )
 
 
+def why_direct(config: ScoreConfig, bundle: Bundle, size: Any, gpus: ClusterGpus) -> str:
+    """Why `auto` does without GPUs, as far as that is known before one is asked; "" where nothing speaks against them.
+
+    Args:
+        config: What was asked for.
+        bundle: The model.
+        size: As for `open_engine`.
+        gpus: Of the cluster. Where there is none and the split engine was asked for, a processor stands in for one.
+
+    Raises:
+        UsageError: If the split engine cannot score this.
+    """
+    if config.engine == "auto" and not gpus.free:
+        return "the cluster's GPUs are in use" if gpus.there else NO_GPU
+    check_rebuildable(bundle, config.precision)
+    if size.cpus < 2:
+        raise UsageError("The split engine needs two cores: one decodes, one feeds the GPU.", _DIRECT)
+    check_encrypted(size)
+    return ""
+
+
 def _direct(config: ScoreConfig, bundle: Bundle, size: Any, why: str) -> Engine:
     _, io = bundle.scorer(config.precision)
     least, most = config.pool.within(size.cpus)
@@ -129,17 +150,13 @@ def _split(config: ScoreConfig, bundle: Bundle, size: Any, stack: contextlib.Exi
     from pipelines.scoring.gpu_actors import GpuActors, GpuOrder, cluster_gpus, store_bytes
 
     gpus = cluster_gpus()
+    if reason := why_direct(config, bundle, size, gpus):
+        return reason
     asked = config.engine == "split"
-    if not asked and not gpus.free:
-        return "the cluster's GPUs are in use" if gpus.there else NO_GPU
-    check_rebuildable(bundle, config.precision)
-    if size.cpus < 2:
-        raise UsageError("The split engine needs two cores: one decodes, one feeds the GPU.", _DIRECT)
-    check_encrypted(size)
     wanted, kernel_rate = _golden(bundle)
-    order = GpuOrder(bundle, wanted, on_gpu=bool(gpus.there or gpus.promised))
-    actors = stack.enter_context(GpuActors(order))
-    number = (gpus.free or gpus.there or gpus.promised) if order.on_gpu else 1
+    number = gpus.free or gpus.there or gpus.promised
+    actors = stack.enter_context(GpuActors(GpuOrder(bundle, wanted, on_gpu=number > 0)))
+    number = max(1, number)
     machines, shard = Machines(size.cpus, number, store=store_bytes()), config.images_a_shard
     batch = plan_split(machines, Rates(kernel=kernel_rate), bundle.input_size, shard).batch
     found = list(actors.start(1, batch))
@@ -149,11 +166,11 @@ def _split(config: ScoreConfig, bundle: Bundle, size: Any, stack: contextlib.Exi
     if not asked and not plan.worth_it:
         return f"GPUs would give {plan.split_rate:,.0f} images/s and the cores alone {plan.direct_rate:,.0f}"
     found += actors.start(plan.gpus - 1, batch)
-    return _of_plan(config, bundle, plan, found, ASKED_FOR if asked else "faster")
+    return _of_plan(config, bundle, size, plan, found, ASKED_FOR if asked else "faster")
 
 
 def _of_plan(
-    config: ScoreConfig, bundle: Bundle, plan: SplitPlan, found: list[tuple[GpuAddress, Ready]], why: str
+    config: ScoreConfig, bundle: Bundle, size: Any, plan: SplitPlan, found: list[tuple[GpuAddress, Ready]], why: str
 ) -> Engine:
     from pipelines.scoring.gpu_actors import SplitKernel
 
@@ -169,7 +186,8 @@ def _of_plan(
         "batch": plan.batch,
         "gpu_images_per_second": round(sum(ready.rate for _, ready in found), 1),
     }
-    most = min(config.pool.most or plan.decoders, plan.decoders)
+    # A pool that was asked for may grow with its cluster, as far as the GPUs can answer.
+    most = min(config.pool.most or plan.decoders, plan.decoders if size.local else plan.useful)
     least = min(config.pool.least or plan.decoders, most)
     return Engine("split", kernel, least, most, most, DECODER_CORES, facts)
 

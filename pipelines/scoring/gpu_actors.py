@@ -24,7 +24,7 @@ from pipelines.models.runtime import Scorer, ScorerIO
 from pipelines.scoring.batches import Answers, Away, BatchKernel, Pictures
 from pipelines.scoring.gpus import gpus_here
 from pipelines.scoring.graph import understood
-from pipelines.scoring.sizing import FEEDING_CORES, padded
+from pipelines.scoring.sizing import FEEDING_CORES, ClusterGpus, padded
 from pipelines.scoring.worker_process import begin_worker
 
 # The next batch is on its way to the device while one is computed.
@@ -202,21 +202,6 @@ class SplitKernel:
         turned = (*self.addresses[first:], *self.addresses[:first])
         servers = [GpuServer(address, self.answer_seconds, self.sizes) for address in turned]
         return BatchKernel(servers, lambda: Scorer(model, self.io), self.sizes[-1], self.in_flight)
-
-
-@dataclass(frozen=True)
-class ClusterGpus:
-    """GPUs of the cluster that this process is connected to.
-
-    Attributes:
-        there: On the nodes that run.
-        free: Of these, which nobody uses.
-        promised: On the nodes that an autoscaler may start, those that run included; 0 without one.
-    """
-
-    there: int
-    free: int
-    promised: int
 
 
 def cluster_gpus() -> ClusterGpus:

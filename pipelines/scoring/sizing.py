@@ -49,6 +49,21 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class ClusterGpus:
+    """GPUs of the cluster that this process is connected to.
+
+    Attributes:
+        there: On the nodes that run.
+        free: Of these, which nobody uses.
+        promised: On the nodes that an autoscaler may start, those that run included; 0 without one.
+    """
+
+    there: int
+    free: int
+    promised: int
+
+
+@dataclass(frozen=True)
 class Machines:
     """What there is to be shared out.
 
@@ -72,6 +87,7 @@ class SplitPlan:
     Attributes:
         gpus: Actors with a GPU.
         decoders: Actors that read, decode and write.
+        useful: Of these, as many as the GPUs can answer: more, on cores that come later, only wait.
         batch: Images in a full batch.
         in_flight: Batches that a decoding actor has under way before it waits.
         answer_seconds: How long it waits for one before it takes the GPU for lost.
@@ -81,6 +97,7 @@ class SplitPlan:
 
     gpus: int
     decoders: int
+    useful: int
     batch: int
     in_flight: int
     answer_seconds: float
@@ -122,12 +139,14 @@ def plan_split(machines: Machines, rates: Rates, input_size: int, shard_size: in
     feedable = range(1, min(machines.gpus, machines.cores // (1 + FEEDING_CORES)) + 1)
     gpus = next((g for g in feedable if g * rates.gpu >= _decoding(machines, g) * rates.decode), feedable[-1])
     cores = _decoding(machines, gpus)
-    decoders = min(int(cores / DECODER_CORES), math.ceil(gpus * rates.gpu / rates.decode / DECODER_CORES))
+    useful = math.ceil(gpus * rates.gpu / rates.decode / DECODER_CORES)
+    decoders = min(int(cores / DECODER_CORES), useful)
     batch = _batch(machines, input_size, shard_size, decoders)
     under_way = decoders * IN_FLIGHT * batch / (gpus * rates.gpu)
     return SplitPlan(
         gpus=gpus,
         decoders=decoders,
+        useful=useful,
         batch=batch,
         in_flight=IN_FLIGHT,
         answer_seconds=max(LEAST_PATIENCE, 10 * under_way),
