@@ -21,9 +21,9 @@ Counted = NDArray[np.int64]
 GROUPS: Final = 10
 """Groups of the population stability index."""
 MOST_STEPS: Final = 30
-FIRST_DRAWS: Final = 400
-DRAWS: Final = 5_000
-STOP_ABOVE: Final = 0.1
+# More draws are made only where those before leave it open whether a night is stable: up to how many, and the p above
+# which no more are needed.
+STAGES: Final = ((400, 0.1), (1_600, 0.02), (5_000, 1.0))
 _LEAST_WEIGHT: Final = 1e-9
 _MOST_TOGETHER: Final = 0.98
 
@@ -189,12 +189,14 @@ class Comparison:
         seen = np.array([there.psi, there.ks]) if shape else np.array([abs(there.location)])
         if not self.ordered:
             seen = seen[:1]
-        drawn, values = self._draw(spread, least, FIRST_DRAWS, generator, shape)
-        p = _smallest_p(seen, drawn)
-        if p <= STOP_ABOVE:
-            more, more_values = self._draw(spread, least, DRAWS - FIRST_DRAWS, generator, shape)
+        drawn, values = np.empty((0, len(seen))), np.empty((0, self._values.shape[1]))
+        p = 1.0
+        for draws, enough in STAGES:
+            more, more_values = self._draw(spread, least, draws - len(drawn), generator, shape)
             drawn, values = np.concatenate([drawn, more]), np.concatenate([values, more_values])
             p = _smallest_p(seen, drawn)
+            if p > enough:
+                break
         low, high = np.quantile(values, [0.005, 0.995], axis=0)
         return p, low, high
 
