@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -190,7 +191,13 @@ def test_stopped_by_a_signal_and_continued(
     assert "goes on from there" in errors
     finished = len(list(results.glob("runs/*/parts/*.parquet")))
     assert finished, "nothing was kept"
+    left = nightread("runs", "show", results, "--json").answer
+    assert left["state"] == "interrupted" and left["progress"]["total"] == len(paths)
+    assert 0 <= left["progress"]["done"] <= 8 * finished  # it is written down every few seconds only
     done = nightread(*arguments, "--json")
     assert done.code == 0, done.err
     assert done.answer["resumed"] and done.answer["scored"] == len(paths)
+    (record,) = (json.loads(path.read_bytes()) for path in results.glob("runs/*/run.json"))
+    assert record["timings"]["images_before"] == 8 * finished
+    assert not list(results.glob("runs/*/progress.json"))
     assert Counter(row["image_uri"] for row in rows_of(results)) == {str(path): 1 for path in paths}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -110,6 +111,30 @@ def test_the_record_says_what_the_rows_mean_without_the_bundle(scored: dict) -> 
         "positive_classes": ["malignant"],
         "thresholds": {"image": {"threshold": 0.5, "target_sensitivity": 0.95}},
     }
+
+
+def test_the_morning_after_says_where_the_time_went(scored: dict, nightread: Callable) -> None:
+    page = scored["results"].parent / "night.html"
+    shown = nightread("runs", "show", scored["results"], "--html", page, "--json").answer
+    assert shown["state"] == "committed" and shown["progress"] is None
+    timings, failed = shown["timings"], shown["failure_examples"]
+    assert {code: len(examples) for code, examples in failed.items()} == {"not_an_image": 2, "truncated": 1}
+    assert failed["truncated"][0]["image_uri"] == str(scored["archive"] / "broken.jpg")
+    # Cores are busy no longer than they are held, and the driver's phases make up its time.
+    busy, held = sum(timings["stages"].values()), timings["cores"] * timings["scoring_seconds"]
+    assert 0 < busy <= held and timings["stages"]["decode"] > 0 and timings["stages"]["score"] > 0
+    phases = [timings[f"{phase}_seconds"] for phase in ("starting", "scoring", "committing")]
+    assert min(phases) >= 0 and sum(phases) <= timings["seconds"]
+    whole = timings["seconds"] + timings["listing_seconds"] + timings["planning_seconds"]
+    assert timings["node_hours"] == pytest.approx(whole / 3600) and timings["nodes"] == 1
+    assert timings["core_hours"] == pytest.approx(busy / 3600, rel=1e-3) and timings["images_before"] == 0
+    points = [(0.0, 0.0), *map(tuple, timings["rate_over_time"])]
+    images = sum((end - start) * rate for (start, _), (end, rate) in itertools.pairwise(points))
+    assert images == pytest.approx(64, rel=0.02)
+    slowest = shown["slowest_images"]
+    assert len(slowest) == 12 and all(Path(one["image_uri"].replace("\\\\", "\\")).exists() for one in slowest)
+    assert [one["seconds"] for one in slowest] == sorted((one["seconds"] for one in slowest), reverse=True)
+    assert page.read_text().startswith("<!DOCTYPE html>") and "broken.jpg" in page.read_text()
 
 
 def test_a_second_night_finds_nothing_and_starts_no_ray(scored: dict, nightread: Callable) -> None:
