@@ -23,6 +23,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = "nightread"
+# What the archive installs of the project: the extra for the nodes of a cluster too.
+EXTRAS = ("", "cluster")
 FORMAT = "1.6"
 LONGEST_LICENCE_NAME = 80
 
@@ -128,7 +130,7 @@ def _dependencies(wheels: Mapping[str, Wheel]) -> dict[str, set[str]]:
     """What each needs of the others here, with the extras that are asked for from the project on."""
     needs: dict[str, set[str]] = {name: set() for name in wheels}
     seen: set[tuple[str, str]] = set()
-    waiting = [(PROJECT, "")]
+    waiting = [(PROJECT, extra) for extra in EXTRAS]
     while waiting:
         name, extra = waiting.pop()
         if (name, extra) in seen:

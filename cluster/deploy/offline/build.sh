@@ -28,7 +28,9 @@ cd "$work/$name"
 rm -f wheels/nightread-*.whl
 "$python" -m pip wheel --quiet --no-deps --wheel-dir wheels "$root"
 if [ -z "${WHEELS:-}" ]; then
-    "$python" -m pip download --quiet --only-binary :all: --constraint "$root/requirements.lock" --dest wheels wheels/nightread-*.whl
+    # With what a cluster's nodes need beside (the extra `cluster`).
+    "$python" -m pip download --quiet --only-binary :all: --constraint "$root/requirements.lock" --dest wheels \
+        "$(echo "$PWD"/wheels/nightread-*.whl)[cluster]"
 fi
 "$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' >PYTHON
 if [ -d "$work/weights" ]; then mv "$work/weights" weights; fi

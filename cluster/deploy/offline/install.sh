@@ -39,6 +39,6 @@ found=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') ||
 "$python" -m venv --clear "$target" ||
     refuse "Python could not make a virtual environment." "Install its module venv (Debian: python$wanted-venv)."
 "$target/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --isolated --no-index \
-    --only-binary :all: --find-links "$archive/wheels" --constraint "$archive/requirements.lock" nightread
+    --only-binary :all: --find-links "$archive/wheels" --constraint "$archive/requirements.lock" "nightread[cluster]"
 "$target/bin/nightread" --help >/dev/null
 echo "Installed. Next: $target/bin/nightread doctor"
