@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -67,25 +71,43 @@ for name, seed in (("cells", 1), ("other", 2)):
 """
 
 
+def made_from() -> str:
+    """A hash of what the tests' models are made from: our code, the libraries and the script."""
+    digest = hashlib.sha256(MAKE_MODEL.encode() + sys.version.encode())
+    sources = sorted(path for room in ("images", "models") for path in (CHECKOUT / "pipelines" / room).glob("*.py"))
+    for path in (*sources, CHECKOUT / "requirements.lock"):
+        digest.update(path.name.encode() + path.read_bytes())
+    for library in ("keras", "tensorflow", "ai-edge-litert"):
+        digest.update(importlib.metadata.version(library).encode())
+    return digest.hexdigest()[:16]
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A MODELS folder with the real but small models `cells` and `other`: MobileNetV2 0.35, 96 px, seeded weights.
 
-    Those of `other` are in its bundle, so that its network can be built again.
+    They are made once for all processes that test, and again when what they are made from is another.
     """
-    folder = tmp_path_factory.mktemp("models")
-    script = folder / "make.py"
-    script.write_text(MAKE_MODEL)
+    kept = CHECKOUT / ".pytest_cache" / "models"
+    kept.mkdir(parents=True, exist_ok=True)
+    made = kept / made_from()
+    with (kept / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            for old in (path for path in kept.iterdir() if path.is_dir()):
+                shutil.rmtree(old)
+            _make_models(kept / "unfinished")
+            (kept / "unfinished").rename(made)
+        return shutil.copytree(made, tmp_path_factory.mktemp("models") / "MODELS")
+
+
+def _make_models(folder: Path) -> None:
+    """Draw and compile the models in a process of its own, which loads TensorFlow."""
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
-        [sys.executable, str(script), str(folder / "MODELS")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", MAKE_MODEL, str(folder)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder / "MODELS"
 
 
 COMMAND = [sys.executable, "-m", "jobs"]
