@@ -87,11 +87,9 @@ class Lab:
         from deltalake import DeltaTable
 
         delta = DeltaTable(table or str(self.results / "predictions"), storage_options=options)
-        return (
-            ds.dataset(delta.to_pyarrow_dataset()).to_table().to_pylist()
-            if options
-            else (ds.dataset(delta.file_uris()).to_table().to_pylist())
-        )
+        found = delta.to_pyarrow_dataset() if options else ds.dataset(delta.file_uris())
+        rows: list[dict[str, Any]] = found.to_table().to_pylist()
+        return rows
 
     def answer(self, code: int, said: str, *, rows: list[dict[str, Any]] | None = None) -> dict[str, Any]:
         """What is printed: the exit code, and whether each image is in the table exactly once."""

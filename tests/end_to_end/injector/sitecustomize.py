@@ -8,8 +8,9 @@ hungry    what decodes an image with the bytes HUNGRY-HERE behind its end is kil
 pause     the process stops itself (SIGSTOP) between the last check of its lease and the commit; FAULT_SEEN is created
 foreign   leases name another machine, and an unchanged one is stale after 3 s instead of two minutes
 full      writing a part fails as on a full disk once FAULT_AFTER parts are there
-hasty     an archive that is gone is waited for FAULT_PATIENCE seconds instead of five minutes
+hasty     an archive that is gone, and a cluster's head, are waited for FAULT_PATIENCE seconds, not for minutes
 slow      reading an image takes FAULT_SECONDS longer
+receipts  an actor scores nothing: it gives a receipt for each shard after FAULT_SECONDS
 vanish    an image whose name holds `deleted`, `replaced` or `closed` is deleted, replaced or made unreadable just
           before it is read
 nolinks   the kernel refuses hard links and renames that must not replace, as an SMB share does, to this process and all
@@ -117,6 +118,11 @@ def hasty(module: ModuleType) -> None:
     module.ScoreConfig.__init__ = init
 
 
+def hasty_head(module: ModuleType) -> None:
+    module.PATIENCE_SECONDS = float(os.environ["FAULT_PATIENCE"])
+    module.ASK_SECONDS = 1.0
+
+
 def slow(module: ModuleType) -> None:
     real = module.ImageReader.read
 
@@ -125,6 +131,18 @@ def slow(module: ModuleType) -> None:
         return real(self, uri)
 
     module.ImageReader.read = read
+
+
+def receipts(module: ModuleType) -> None:
+    def score(_self: object, shard: int, images: object, _suspect: bool, actor: str, _following: object) -> object:
+        seconds = float(os.environ["FAULT_SECONDS"])
+        time.sleep(seconds)
+        stages = {"read": 0.1 * seconds, "decode": 0.4 * seconds, "score": 0.4 * seconds, "write": 0.1 * seconds}
+        slowest = [(seconds / 20, row) for row in range(3)]
+        return module.Receipt(shard, images.num_rows, {}, seconds, actor, stages=stages, slowest=slowest)
+
+    module.ShardScorer.__init__ = lambda *_arguments: None
+    module.ShardScorer.score = score
 
 
 def vanish(module: ModuleType) -> None:
@@ -188,8 +206,9 @@ WRAPPERS = {
     "pause": {"pipelines.predictions.commit": pause},
     "foreign": {"pipelines.storage.processes": foreign_identity, "pipelines.storage.leases": impatient},
     "full": {"pipelines.storage.local_files": full},
-    "hasty": {"pipelines.scoring.config": hasty},
+    "hasty": {"pipelines.scoring.config": hasty, "pipelines.scoring.head": hasty_head},
     "slow": {"pipelines.storage.reading": slow},
+    "receipts": {"pipelines.scoring.scorer": receipts},
     "vanish": {"pipelines.storage.reading": vanish},
 }
 
