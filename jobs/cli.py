@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import os
 import signal
 import sys
@@ -15,8 +16,9 @@ from typing import Annotated
 import typer
 
 from jobs import runs_check
-from jobs.console import Console, standard_output_for_json
+from jobs.console import Console
 from jobs.places import place_commands
+from jobs.streams import LogFormat, event_log, standard_error_as_events, standard_output_for_json
 from pipelines.errors import NightreadError, Stopped, UsageError
 from pipelines.scoring.worker_process import close_to_others
 from pipelines.storage.roles import declared
@@ -81,10 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a name that this locale cannot write is no defect
     with contextlib.ExitStack() as stack:
         stack.enter_context(declared())
+        if wants_events(given, os.environ):
+            stack.enter_context(_events(given))
         if json:
             stack.enter_context(standard_output_for_json())
         signals = stack.enter_context(_stop_signals())
         code = _run(given, Console(json), signals)
+        if (log := event_log()) is not None:
+            log.event("info", "ended", exit_code=code)
     _flush()
     return code
 
@@ -96,14 +102,45 @@ def wants_json(arguments: Sequence[str], environment: Mapping[str, str]) -> bool
         arguments: What stands behind `nightread`; what follows a `--` belongs to another command.
         environment: Where `NIGHTREAD_<COMMAND>_JSON` may stand.
     """
-    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    own = _own(arguments)
     if {"--help", "-h", "--version"}.intersection(own):
         return False
-    if "--json" in own:
-        return True
+    said = _from_environment(own, environment, "JSON")
+    return "--json" in own or any(value.lower() in ("1", "true", "t", "yes", "y", "on") for value in said)
+
+
+def wants_events(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Tell whether standard error is to be JSON lines, before the command line has been understood.
+
+    Args:
+        arguments: What stands behind `nightread`; what follows a `--` belongs to another command.
+        environment: Where `NIGHTREAD_<COMMAND>_LOG_FORMAT` may stand.
+    """
+    own = _own(arguments)
+    given = [word.partition("=")[2] for word in own if word.startswith("--log-format=")]
+    given += [value for word, value in itertools.pairwise(own) if word == "--log-format"]
+    return (given or _from_environment(own, environment, "LOG_FORMAT"))[-1:] == [LogFormat.JSON]
+
+
+def _own(arguments: Sequence[str]) -> Sequence[str]:
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
+
+
+def _from_environment(own: Sequence[str], environment: Mapping[str, str], option: str) -> list[str]:
+    """What the environment says of an option that stands with a command, or with one of a group's."""
     words = [word.upper().replace("-", "_") for word in own if not word.startswith("-")]
-    names = ["_".join(["NIGHTREAD", *words[:count], "JSON"]) for count in (1, 2)]
-    return any(environment.get(name, "").lower() in ("1", "true", "t", "yes", "y", "on") for name in names)
+    names = ["_".join(["NIGHTREAD", *words[:count], option]) for count in (1, 2)]
+    return [environment[name] for name in names if name in environment]
+
+
+@contextlib.contextmanager
+def _events(arguments: Sequence[str]) -> Iterator[None]:
+    from importlib.metadata import version
+
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    with standard_error_as_events(command if command in COMMANDS else "") as log:
+        log.event("info", "started", nightread=version("nightread"))
+        yield
 
 
 def _run(arguments: list[str], console: Console, signals: list[int]) -> int:
@@ -136,7 +173,7 @@ class _Defect(NightreadError):
 def tell_failure(console: Console, error: NightreadError, exit_code: int) -> int:
     """Print what was wrong and what to do about it, and answer with the exit code."""
     if not isinstance(error, _Defect):  # of which the traceback has told
-        console.error(error.message, error.cure)
+        console.error(error.message, error.cure, error.code)
     if console.json:
         told = {"code": error.code, "message": error.message, "cure": error.cure}
         console.result({"error": told, "exit_code": exit_code})

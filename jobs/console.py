@@ -11,7 +11,6 @@ import dataclasses
 import datetime
 import decimal
 import enum
-import io
 import json as json_module
 import math
 import os
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from jobs.drawing import Line, plain_table, rich_table, terminal_page, terminal_table
+from jobs.streams import event_log, figures
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -80,13 +80,24 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Print a warning on standard error."""
-        self._note(f"warning: {text}")
+        if (log := event_log()) is not None:
+            log.event("warning", "warning", message=text)
+        else:
+            self._note(f"warning: {text}")
 
-    def error(self, message: str, cure: str) -> None:
-        """Print what was wrong, and on the next line what to do about it."""
+    def error(self, message: str, cure: str, code: str = "error") -> None:
+        """Print what was wrong, and on the next line what to do about it; a program gets the code as well."""
+        if (log := event_log()) is not None:
+            log.event("error", "error", code=code, message=message, cure=cure)
+            return
         self._note(f"error: {message}")
         if cure:
             self._note(f"  {cure}")
+
+    def about(self, **fields: Any) -> None:
+        """Say in every event of a log that is JSON what the work is about from now on, as `run_id` and `phase`."""
+        if (log := event_log()) is not None:
+            log.about(**fields)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Print an aligned table; numbers stand right, cells that a terminal cannot hold are wrapped."""
@@ -116,6 +127,8 @@ class Console:
 
     def result(self, value: Mapping[str, Any] | Sequence[Any], text: str | None = None) -> None:
         """Print the command's answer: the value with `--json`, else the text where there is one."""
+        if (log := event_log()) is not None:
+            log.event("info", "answer", **figures(plain(value)))
         if self.json:
             answer = json_module.dumps(plain(value), ensure_ascii=False, allow_nan=False)
             self._answers = _write(self._answers, answer + "\n")
@@ -218,7 +231,10 @@ class _Lines(Progress):
         now = self._clock()
         if now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
-            self._write(f"{self.what}: {progress_text(done, self.total, failed, rate, eta, note)}")
+            if (log := event_log()) is not None:
+                log.progress(self.what, done, self.total, failed, rate, eta, note)
+            else:
+                self._write(f"{self.what}: {progress_text(done, self.total, failed, rate, eta, note)}")
 
 
 class _Bar(Progress):
@@ -367,27 +383,3 @@ def _write(stream: TextIO | None, text: str) -> TextIO | None:
     except BrokenPipeError:
         return None
     return stream
-
-
-class _Diverted(io.TextIOBase):
-    """Stands in for standard output under `--json`: what a library prints goes to standard error."""
-
-    def __init__(self, answers: TextIO, notes: TextIO) -> None:
-        self.answers = answers
-        self._notes = notes
-
-    def write(self, text: str) -> int:
-        return self._notes.write(text)
-
-    def flush(self) -> None:
-        self._notes.flush()
-
-    def fileno(self) -> int:
-        return self._notes.fileno()
-
-
-@contextlib.contextmanager
-def standard_output_for_json() -> Iterator[None]:
-    """Keep standard output for the one JSON value, whatever libraries print while the block runs."""
-    with contextlib.redirect_stdout(_Diverted(sys.stdout, sys.stderr)):
-        yield

@@ -9,6 +9,7 @@ import typer
 
 from jobs.console import Console, JsonOption
 from jobs.score import AddressOption, InsecureOption, ScoreDisplay
+from jobs.streams import LogFormat, LogFormatOption
 from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report in the folder.")] = False,
     address: AddressOption = "local",
     insecure: InsecureOption = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
     json: JsonOption = False,
 ) -> None:
     """Measure a model on labelled images, or committed predictions joined to labels, and write a report."""

@@ -11,6 +11,7 @@ import typer
 
 from jobs.console import Console, JsonOption, Progress, duration, program
 from jobs.night_record import night_recorded
+from jobs.streams import LogFormat, LogFormatOption
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -93,6 +94,7 @@ def score(
     ] = False,
     address: AddressOption = "local",
     insecure: InsecureOption = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
     json: JsonOption = False,
 ) -> int:
     """Score every image that is new or changed, and commit the rows of each run in one transaction."""
@@ -181,6 +183,7 @@ class ScoreDisplay:
         if self._bar is None or progress.phase != self._phase:
             self._stack.close()
             self._phase = progress.phase
+            self._console.about(phase=progress.phase, run_id=progress.run_id)
             self._bar = self._stack.enter_context(self._console.progress(progress.total, self._phases[self._phase]))
         self._bar.update(
             progress.done,

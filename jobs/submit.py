@@ -11,6 +11,7 @@ import typer
 
 from jobs.console import Console, JsonOption, program
 from jobs.places import PLACES, REFS
+from jobs.streams import LogFormat, LogFormatOption
 from pipelines.errors import Stopped, UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def submit(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Send it even to a cluster that takes anybody, without a token.")
     ] = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
     json: JsonOption = False,
 ) -> int:
     """Run a command on a cluster and end with its exit code and its `--json` answer.

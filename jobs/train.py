@@ -8,6 +8,7 @@ import typer
 
 from jobs.console import Console, JsonOption
 from jobs.score import AddressOption, InsecureOption
+from jobs.streams import LogFormat, LogFormatOption
 from jobs.training_display import TrainDisplay, show
 
 
@@ -58,6 +59,7 @@ def train(
     show_recipe: Annotated[str | None, typer.Option(help="Print the TOML of a recipe, and end.")] = None,
     address: AddressOption = "local",
     insecure: InsecureOption = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
     json: JsonOption = False,
 ) -> None:
     """Train a classifier on labelled images and write it as a bundle below MODELS/NAME."""

@@ -8,6 +8,7 @@ import typer
 
 from jobs.console import Console, JsonOption
 from jobs.score import AddressOption, InsecureOption
+from jobs.streams import LogFormat, LogFormatOption
 
 if TYPE_CHECKING:
     from jobs.tuning_test import Connect, Tell
@@ -73,6 +74,7 @@ def tune(
     cache: Annotated[str | None, typer.Option(help="Where caches and checkpoints lie, not below MODELS.")] = None,
     address: AddressOption = "local",
     insecure: InsecureOption = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
     json: JsonOption = False,
 ) -> None:
     """Search a grid of recipes on labelled images, and write the best as a bundle below MODELS/NAME."""

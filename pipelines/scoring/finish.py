@@ -106,7 +106,7 @@ class Finisher:
             PartMissing: If its parts are damaged again and again.
             TryLater, UsageError, LeaseLost: Each with its cure.
         """
-        account = _Account(Timings(), ProgressFile(folder), self._night.tell)
+        account = _Account(record.run_id, Timings(), ProgressFile(folder), self._night.tell)
         files.delete(folder.closing)  # a driver that was killed while it closed the run left it
         rate, lost = None, None
         for left in reversed(range(GATE_ROUNDS)):
@@ -265,6 +265,7 @@ class Finisher:
 class _Account:
     """What is told of one run: where it stands while it goes on, and of its time when it is over."""
 
+    run_id: str
     timings: Timings
     progress: ProgressFile
     show: Tell
@@ -287,7 +288,7 @@ class _Account:
 
     def tell(self, progress: ScoreProgress) -> None:
         """Tell the person who waits, and other hosts."""
-        self.show(progress)
+        self.show(replace(progress, run_id=self.run_id))
         self.progress.tell(progress)
 
 

@@ -24,6 +24,7 @@ class ScoreProgress:
         images_per_second: The mean rate of this phase so far; None before the first receipt.
         seconds_left: Estimate from that rate; None where there is none.
         note: What keeps it waiting, in words; "" where nothing does.
+        run_id: The run that is being finished; None before one is.
     """
 
     phase: str
@@ -33,6 +34,7 @@ class ScoreProgress:
     images_per_second: float | None = None
     seconds_left: float | None = None
     note: str = ""
+    run_id: str | None = None
 
 
 ASKED_FOR = "asked for"

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.console import Console, duration, plain, printable, progress_text, standard_output_for_json
+from jobs.console import Console, duration, plain, printable, progress_text
 from jobs.drawing import plain_table
+from jobs.streams import standard_output_for_json
 
 VALUES = st.recursive(
     st.none()
