@@ -94,10 +94,11 @@ class Console:
         if cure:
             self._note(f"  {cure}")
 
-    def about(self, **fields: Any) -> None:
-        """Say in every event of a log that is JSON what the work is about from now on, as `run_id` and `phase`."""
+    def begin(self, phase: str, total: int | None, run_id: str | None) -> None:
+        """Tell a log that is JSON which phase of which run begins; every event says so from then on."""
         if (log := event_log()) is not None:
-            log.about(**fields)
+            log.about(phase=phase, run_id=run_id)
+            log.event("info", "phase", total=total)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Print an aligned table; numbers stand right, cells that a terminal cannot hold are wrapped."""

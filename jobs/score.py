@@ -183,7 +183,7 @@ class ScoreDisplay:
         if self._bar is None or progress.phase != self._phase:
             self._stack.close()
             self._phase = progress.phase
-            self._console.about(phase=progress.phase, run_id=progress.run_id)
+            self._console.begin(progress.phase, progress.total, progress.run_id)
             self._bar = self._stack.enter_context(self._console.progress(progress.total, self._phases[self._phase]))
         self._bar.update(
             progress.done,

@@ -55,8 +55,8 @@ class EventLog(io.TextIOBase):
         self._lock = threading.RLock()
 
     def about(self, **fields: Any) -> None:
-        """Say these in every event from now on."""
-        self._fields.update(fields)
+        """Say these in every event from now on; one that is None no longer."""
+        self._fields = {name: value for name, value in {**self._fields, **fields}.items() if value is not None}
 
     def event(self, level: str, event: str, **fields: Any) -> None:
         """Write one event.

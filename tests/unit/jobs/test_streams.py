@@ -34,7 +34,8 @@ def test_what_a_console_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     with standard_error_as_events("score"):
         console = Console(json=True, clock=lambda: next(times))
         console.warn("Something is odd.")
-        console.about(phase="scoring", run_id="r1")
+        console.begin("listing", None, None)
+        console.begin("scoring", 100, "r1")
         with console.progress(100, "images") as progress:
             progress.update(10, rate=1.5)  # too soon for a line
             progress.update(50, failed=2, rate=float("inf"), eta=33.5)
@@ -51,6 +52,8 @@ def test_what_a_console_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = {"counted": "images", "done": 50, "total": 100}
     assert told == [
         {"level": "warning", "event": "warning", "command": "score", "message": "Something is odd."},
+        {"level": "info", "event": "phase", "command": "score", "phase": "listing", "total": None},
+        {"level": "info", "event": "phase", **run, "total": 100},
         {"level": "info", "event": "progress", **run, **counted, "failed": 2, "per_second": None, "seconds_left": 33.5},
         {
             "level": "warning", "event": "waiting", **run, **counted, "failed": 0, "per_second": None,
