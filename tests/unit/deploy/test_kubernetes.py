@@ -153,6 +153,15 @@ def test_the_pools_are_one_that_grows_and_one_with_gpus() -> None:
         assert stop == ["/bin/sh", "-c", "ray stop"]
 
 
+def test_the_probes_ask_the_ports_that_ray_listens_at() -> None:
+    cluster = rayjob()["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        container = group["template"]["spec"]["containers"][0]
+        port = int(group["rayStartParams"].get("node-manager-port", 6379))
+        for probe in ("readinessProbe", "livenessProbe"):
+            assert container[probe]["tcpSocket"] == {"port": port}
+
+
 def test_only_75_is_repeated_and_nights_do_not_overlap() -> None:
     assert rayjob()["spec"]["backoffLimit"] == 0
     spec = cronjob()["spec"]
