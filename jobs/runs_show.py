@@ -228,11 +228,10 @@ def _over_threshold(record: RunRecord) -> bool:
 def _drift(place: str, record: RunRecord) -> Mapping[str, Any] | None:
     """What was compared after the command of this run: it is kept with the last of its runs."""
     from pipelines.predictions.runs import RunFolder
-    from pipelines.storage import paths
 
     of_command = [str(name) for name in record.configuration.get("runs") or [record.run_id]]
     for name in (record.run_id, of_command[-1]):
-        if (found := _document(paths.join(RunFolder(place, name).root, "drift.json"))) is not None:
+        if (found := _document(RunFolder(place, name).drift)) is not None:
             return found
     return None
 
