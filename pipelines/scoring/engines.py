@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.errors import NightreadError, UsageError
-from pipelines.models.bundle import Bundle
+from pipelines.models.bundle import WEIGHTS_FILE, Bundle
 from pipelines.models.golden import golden_images
 from pipelines.models.runtime import Scorer
 from pipelines.scoring.config import ScoreConfig
@@ -123,7 +123,7 @@ def why_direct(config: ScoreConfig, bundle: Bundle, size: Any, gpus: ClusterGpus
         config: What was asked for.
         bundle: The model.
         size: As for `open_engine`.
-        gpus: Of the cluster. Where there is none and the split engine was asked for, a processor stands in for one.
+        gpus: Of the cluster. Where a Ray of this command's own has none, a processor stands in for one.
 
     Raises:
         UsageError: If the split engine cannot score this.
@@ -134,6 +134,11 @@ def why_direct(config: ScoreConfig, bundle: Bundle, size: Any, gpus: ClusterGpus
     if size.cpus < 2:
         raise UsageError("The split engine needs two cores: one decodes, one feeds the GPU.", _DIRECT)
     check_encrypted(size)
+    if not (size.local or gpus.there or gpus.promised):
+        raise UsageError(
+            "The split engine was asked for, and the cluster has no GPU and tells of none that it could start.",
+            "Have one running when the night begins, or say --engine direct.",
+        )
     return ""
 
 
@@ -155,7 +160,7 @@ def _split(config: ScoreConfig, bundle: Bundle, size: Any, stack: contextlib.Exi
     asked = config.engine == "split"
     wanted, kernel_rate = _golden(bundle)
     number = gpus.free or gpus.there or gpus.promised
-    actors = stack.enter_context(GpuActors(GpuOrder(bundle, wanted, on_gpu=number > 0)))
+    actors = stack.enter_context(GpuActors(GpuOrder(bundle, bundle.read(WEIGHTS_FILE), wanted, number > 0)))
     number = max(1, number)
     machines, shard = Machines(size.cpus, number, store=store_bytes()), config.images_a_shard
     batch = plan_split(machines, Rates(kernel=kernel_rate), bundle.input_size, shard).batch

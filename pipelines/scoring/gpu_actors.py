@@ -19,7 +19,7 @@ import numpy.typing as npt
 import ray
 
 from pipelines.errors import NightreadError, TryLater
-from pipelines.models.bundle import WEIGHTS_FILE, Bundle
+from pipelines.models.bundle import Bundle
 from pipelines.models.runtime import Scorer, ScorerIO
 from pipelines.scoring.batches import Answers, Away, BatchKernel, Pictures
 from pipelines.scoring.gpus import gpus_here
@@ -41,11 +41,13 @@ class GpuOrder:
 
     Attributes:
         bundle: The model.
+        arrays: Content of its weights: the nodes need not reach the bundle's folder.
         wanted: What LiteRT answers to the golden images, float32 `[6, K]`.
         on_gpu: False where a processor stands in for the GPU.
     """
 
     bundle: Bundle
+    arrays: bytes
     wanted: npt.NDArray[np.float32]
     on_gpu: bool
 
@@ -73,17 +75,16 @@ class GpuActor:
     """Answers batches with TensorFlow.
 
     Args:
-        order: What with.
-        arrays: Object reference of the model's weights.
+        order: Object reference of what with. In a list, Ray does not fetch it before the actor does.
     """
 
-    def __init__(self, order: GpuOrder, arrays: list[ray.ObjectRef[bytes]]) -> None:
+    def __init__(self, order: list[ray.ObjectRef[GpuOrder]]) -> None:
         # Only what cannot fail, as in `ShardActor`: it would reach nobody without its kind.
         begin_worker()
-        self._order = order
-        self._arrays = arrays[0]
+        self._order = order[0]
         self._lock = threading.Lock()
         self._scorer: Any = None
+        self._refused: NightreadError | None = None
 
     def ready(self, size: int) -> Ready:
         """Build the network, test it and measure it with batches of `size`.
@@ -93,7 +94,7 @@ class GpuActor:
             ModelRefused: If the network cannot be built, or answers otherwise than LiteRT.
         """
         scorer = self._tested()
-        memory = [gpu.memory for gpu in gpus_here() if gpu.memory is not None] if self._order.on_gpu else []
+        memory = [gpu.memory for gpu in gpus_here() if gpu.memory is not None] if scorer.on_gpu else []
         node = ray.get_runtime_context().get_node_id()
         return Ready(node, os.getpid(), scorer.device, min(memory, default=None), scorer.rate(size))
 
@@ -103,18 +104,30 @@ class GpuActor:
 
     def answer(self, pictures: Pictures, size: int) -> Answers:
         """Answer uint8 `[n, S, S, 3]` with float32 `[n, K]`, computed as a batch of `size`."""
-        answers: Answers = self._tested()(pictures, size)
+        scorer = self._tested()
+        try:
+            answers: Answers = scorer(pictures, size)
+        except scorer.device_errors:
+            # Nobody knows what state a device is in that fails after it has passed its test: Ray starts a new process,
+            # which is tested again, and asks it the same.
+            os._exit(1)
         return answers
 
     def _tested(self) -> Any:
         """The scorer; also after a restart, maybe on another device, no batch is answered before its self-test."""
         with self._lock:
+            if self._refused is not None:
+                raise self._refused
             if self._scorer is None:
                 from pipelines.scoring.tensorflow_scorer import TensorFlowScorer  # the only place that loads it
 
-                order = self._order
-                scorer = TensorFlowScorer(order.bundle, ray.get(self._arrays), order.on_gpu, FEEDING_CORES)
-                scorer.check(order.wanted)
+                order = ray.get(self._order)
+                try:
+                    scorer = TensorFlowScorer(order.bundle, order.arrays, order.on_gpu, FEEDING_CORES)
+                    scorer.check(order.wanted)
+                except NightreadError as error:
+                    self._refused = error
+                    raise
                 self._scorer = scorer
             return self._scorer
 
@@ -207,7 +220,8 @@ class SplitKernel:
 def cluster_gpus() -> ClusterGpus:
     """Ask Ray which GPUs there are."""
     promised = 0
-    # Ray has no public question for what its autoscaler may start; without an answer only what runs counts.
+    # Ray has no public question for what its autoscaler may start, and the older one tells nobody: then only what runs
+    # counts.
     with contextlib.suppress(Exception):
         from ray._private.state import state
 
@@ -232,9 +246,10 @@ class GpuActors:
     """
 
     def __init__(self, order: GpuOrder) -> None:
-        self._order = order
+        self._on_gpu = order.on_gpu
+        # Held here as long as an actor may have to be started again.
+        self._order = ray.put(order)
         self._started: list[Any] = []
-        self._arrays: list[ray.ObjectRef[bytes]] = []
 
     def __enter__(self) -> GpuActors:
         return self
@@ -255,17 +270,15 @@ class GpuActors:
             UsageError, ModelRefused: As `GpuActor.ready`.
             TryLater: If one does not start.
         """
-        if not self._arrays:
-            self._arrays = [ray.put(self._order.bundle.read(WEIGHTS_FILE))]
         kind: Any = ray.remote(GpuActor)
         kind = kind.options(
             num_cpus=FEEDING_CORES,
-            num_gpus=1 if self._order.on_gpu else 0,
+            num_gpus=1 if self._on_gpu else 0,
             max_restarts=RESTARTS,
             max_task_retries=-1,
             max_concurrency=AT_ONCE,
         )
-        started = [kind.remote(self._order, self._arrays) for _ in range(count)]
+        started = [kind.remote([self._order]) for _ in range(count)]
         self._started += started
         until = time.monotonic() + START_SECONDS
         for handle, answer in [(handle, handle.ready.remote(size)) for handle in started]:

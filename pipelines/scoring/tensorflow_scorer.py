@@ -39,6 +39,8 @@ class TensorFlowScorer:
 
     Attributes:
         device: The GPU's name, or `processor`.
+        on_gpu: Which of the two.
+        device_errors: What is raised where the device fails.
 
     Raises:
         UsageError: If TensorFlow sees no GPU.
@@ -47,6 +49,7 @@ class TensorFlowScorer:
 
     def __init__(self, bundle: Bundle, arrays: bytes, on_gpu: bool, threads: int) -> None:
         self._io = bundle.spec.scorers["float32"].io
+        self.on_gpu = on_gpu
         self.device = _prepare_device(on_gpu, threads)
         network = rebuild(bundle, arrays)
         recipe = bundle.provenance.get("recipe") or {}
@@ -59,6 +62,9 @@ class TensorFlowScorer:
             bool(recipe.get("flip_at_prediction", False)),
         )
         self._graph = freeze(graph, bundle.input_size, None)
+        import tensorflow as tf
+
+        self.device_errors: tuple[type[Exception], ...] = (tf.errors.OpError,)
 
     def __call__(self, pictures: Pictures, size: int) -> Answers:
         """Answer a batch.

@@ -58,9 +58,16 @@ def test_auto_does_without_gpus_that_are_not_there_or_not_free(bundle: Bundle) -
     assert "in use" in why_direct(config("auto"), bundle, Cluster(), ClusterGpus(2, 0, 0))
 
 
-@pytest.mark.parametrize("gpus", [ClusterGpus(0, 0, 0), ClusterGpus(2, 0, 0), ClusterGpus(0, 0, 4)])
+@pytest.mark.parametrize("gpus", [ClusterGpus(2, 0, 0), ClusterGpus(0, 0, 4)])
 def test_who_asks_for_the_split_engine_gets_it_or_waits_for_it(bundle: Bundle, gpus: ClusterGpus) -> None:
     assert why_direct(config("split"), bundle, Cluster(), gpus) == ""
+
+
+def test_a_processor_stands_in_for_a_gpu_on_this_machine_and_in_no_cluster(bundle: Bundle) -> None:
+    none = ClusterGpus(0, 0, 0)
+    assert why_direct(config("split"), bundle, Cluster(local=True), none) == ""
+    with pytest.raises(UsageError, match="the cluster has no GPU and tells of none"):
+        why_direct(config("split"), bundle, Cluster(), none)
 
 
 @pytest.mark.parametrize("engine", ["auto", "split"])
