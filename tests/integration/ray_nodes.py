@@ -141,9 +141,16 @@ class Nodes:
         """What `--address` is given."""
         return f"127.0.0.1:{self._port}"
 
-    def head(self, cpus: int = 0, env: Mapping[str, str] | None = None) -> Node:
-        """Start the head and return once it answers."""
-        options = ["--head", f"--port={self._port}", "--include-dashboard=false"]
+    def head(self, cpus: int = 0, env: Mapping[str, str] | None = None, dashboard: int | None = None) -> Node:
+        """Start the head and return once it answers.
+
+        Args:
+            cpus: Its cores, as Ray shall see them.
+            env: Further variables of this node alone.
+            dashboard: Port of the dashboard, which takes jobs; None: there is none.
+        """
+        options = ["--head", f"--port={self._port}"]
+        options += ["--include-dashboard=false"] if dashboard is None else [f"--dashboard-port={dashboard}"]
         return self._start(options, cpus, env or {}, ())
 
     def add(
