@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray._private import worker
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipelines.errors import NightreadError, TryLater
@@ -98,6 +99,12 @@ def this_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
+def _daemon() -> str:
+    """The Unix socket of Ray's daemon on this machine."""
+    connected: Any = worker
+    return str(connected.global_worker.node.raylet_socket_name)
+
+
 def of_cluster() -> str:
     """Say what the cluster has, for a night that shows nothing."""
     if not head.answers(ray.get_runtime_context().gcs_address):
@@ -157,7 +164,7 @@ def score_shards(
         fn_constructor_kwargs={"work": work, "model": model_ref, "versions": installed()},
     )
     try:
-        with head.minded(ray.get_runtime_context().gcs_address):
+        with head.minded(ray.get_runtime_context().gcs_address, _daemon()):
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 receipts: pa.Table = batch
                 if not receipts.num_rows:

@@ -1,7 +1,9 @@
-"""The head of a Ray cluster, without which a night cannot go on: noticed when it is gone, and told as such.
+"""The head of a Ray cluster, and Ray's daemon on this machine, without which a night cannot go on: noticed when one is
+gone, and told as such.
 
-Ray ends a driver whose head does not come back at once: without a word, and with an exit code that means a defect. So
-Ray is told to be patient (`cluster.session`), the head is asked from here, and the night ends by itself.
+Ray ends a driver whose head does not come back at once, or whose daemon has died: without a word, and with an exit code
+that means a defect. So Ray is told to be patient (`cluster.session`), both are asked from here, and the night ends by
+itself.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class Head:
 
     Args:
         address: `HOST:PORT` of the cluster's head.
-        patience_seconds: How long it may be silent.
+        daemon: The Unix socket of Ray's daemon on this machine; it is not started again, so it needs no patience.
+        patience_seconds: How long the head may be silent.
         clock: Monotonic seconds.
         answering: Instead of `answers`.
     """
@@ -34,11 +37,14 @@ class Head:
     def __init__(
         self,
         address: str,
+        daemon: str,
         patience_seconds: float,
         clock: Callable[[], float] = time.monotonic,
         answering: Callable[[str], bool] | None = None,
     ) -> None:
         self.address = address
+        self._daemon = daemon
+        self._daemon_lives = True
         self._patience = patience_seconds
         self._clock = clock
         self._answers = answering or answers
@@ -50,13 +56,20 @@ class Head:
         return self._clock() - self._answered_at
 
     def ask(self) -> bool:
-        """Ask it once; False if it has been silent for too long."""
+        """Ask once; False if the head has been silent for too long, or the daemon is dead."""
         if self._answers(self.address):
             self._answered_at = self._clock()
-        return self.silent_seconds < self._patience
+        self._daemon_lives = self._answers(self._daemon)
+        return self._daemon_lives and self.silent_seconds < self._patience
 
     def lost(self) -> TryLater:
-        """What its loss is told as."""
+        """What the loss is told as."""
+        if not self._daemon_lives:
+            return TryLater(
+                "Ray's daemon on this machine has died.",
+                "See why, in the kernel's log first: often memory was short. The same command goes on from the "
+                "finished shards.",
+            )
         return TryLater(
             f"The head of the Ray cluster at {self.address} has not answered for {self._patience:g} seconds.",
             "Start the cluster again, or see why it does not answer. The same command goes on from the finished "
@@ -65,20 +78,21 @@ class Head:
 
 
 @contextlib.contextmanager
-def minded(address: str, answering: Callable[[str], bool] | None = None) -> Iterator[Head]:
-    """Ask a head every few seconds while the block runs, and end the block if it is lost.
+def minded(address: str, daemon: str, answering: Callable[[str], bool] | None = None) -> Iterator[Head]:
+    """Ask head and daemon every few seconds while the block runs, and end the block if one is lost.
 
     The block waits inside Ray, which does not return without its head, so it is interrupted as by Ctrl-C. Outside the
     main thread nothing can be interrupted, and nothing is asked.
 
     Args:
         address: `HOST:PORT` of the cluster's head.
+        daemon: The Unix socket of Ray's daemon on this machine.
         answering: Instead of `answers`.
 
     Raises:
-        TryLater: The head has not answered for `PATIENCE_SECONDS`.
+        TryLater: The head has not answered for `PATIENCE_SECONDS`, or the daemon is dead.
     """
-    head = Head(address, PATIENCE_SECONDS, answering=answering)
+    head = Head(address, daemon, PATIENCE_SECONDS, answering=answering)
     main = threading.main_thread()
     if threading.current_thread() is not main:
         yield head
@@ -110,9 +124,14 @@ def minded(address: str, answering: Callable[[str], bool] | None = None) -> Iter
 
 
 def answers(address: str) -> bool:
-    """Say whether anything takes a connection at `HOST:PORT`; within seconds."""
+    """Say whether anything takes a connection at `HOST:PORT`, or at a Unix socket's path; within seconds."""
     host, _, port = address.rpartition(":")
     try:
+        if address.startswith("/"):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(ASK_SECONDS)
+                client.connect(address)
+            return True
         socket.create_connection((host.strip("[]"), int(port)), timeout=ASK_SECONDS).close()
     except OSError:
         return False

@@ -1,6 +1,7 @@
 """Nights in a loop for hours, most with a fault: what must not grow does not, and the table is right at the end.
 
-    python tests/benchmarks/bench_soak.py [--hours 2] [--images 4000] [--seed N] [--folder DIR] [--out FILE]
+    python tests/benchmarks/bench_soak.py [--hours 2] [--images 4000] [--seed N] [--faults A,B]
+                                          [--folder DIR] [--out FILE]
 
 Before each night images arrive, are changed, are damaged and are deleted; the archive holds five nights' worth. Each
 night has one of the faults below, by a seeded choice, and the same command is repeated until it ends with 0, as a timer
@@ -400,11 +401,10 @@ def left_behind(world: World) -> dict[str, Any]:
 world_began = time.time()
 
 
-def loop(world: World, hours: float, images: int, out: Any) -> dict[str, Any]:
+def loop(world: World, faults: list[str], hours: float, images: int, out: Any) -> dict[str, Any]:
     """Nights until the time is over."""
     ends = time.monotonic() + hours * 3600
     nights: list[dict[str, Any]] = []
-    faults = list(FAULTS)
     order: list[str] = []
     while time.monotonic() < ends:
         night = len(nights)
@@ -449,6 +449,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--faults", default=",".join(FAULTS), help="Which of them, with a comma between.")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -460,7 +461,7 @@ def main() -> None:
     subprocess.run([sys.executable, str(script), str(folder / "models")], env=world.environment, check=True)
     out = options.out.open("w") if options.out else sys.stdout
     try:
-        answer = loop(world, options.hours, options.images, out)
+        answer = loop(world, options.faults.split(","), options.hours, options.images, out)
     finally:
         for pid in world.marked():
             kill(pid)
