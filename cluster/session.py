@@ -231,7 +231,7 @@ _QUIET = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # Ray ends a driver whose daemon it takes for dead without a word; the processes that it starts are told another one.
+    # Ray ends a driver whose daemon it takes for dead, without a word; its own processes are told their true one.
     "RAY_RAYLET_PID": str(os.getpid()),
     # After a minute without the head Ray would end this process, without a word: what scores asks the head itself.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "600",

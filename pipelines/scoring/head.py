@@ -1,5 +1,4 @@
-"""The head of a Ray cluster, and Ray's daemon on this machine, without which a night cannot go on: noticed when one is
-gone, and told as such.
+"""The head of a Ray cluster, and Ray's daemon on this machine: without them no night goes on, so their loss is noticed.
 
 Ray ends a driver whose head does not come back at once, or whose daemon has died: without a word, and with an exit code
 that means a defect. So Ray is told to be patient (`cluster.session`), both are asked from here, and the night ends by
