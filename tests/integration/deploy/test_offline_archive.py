@@ -1,7 +1,7 @@
 """The archive for machines without internet: it installs without network and compiler, and notices what is wrong.
 
-Its wheels are made here of what is installed: those that `nightread --help` loads whole, the others as their metadata
-alone. So pip resolves the whole lock as it does in earnest, in seconds.
+Its wheels are made here of what is installed: whole where `nightread --help` loads them, else as a name and a version
+that need nothing more. So pip has the project's own needs to find and to install, in seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -29,38 +28,39 @@ LOADED_BY_HELP = {"typer", "rich", "click", "markdown-it-py", "mdurl", "shelling
 TOOLS = ("sh", "sha256sum", "find", "sort", "sed", "cmp", "dirname", "cat", "mkdir", "rm", "true")
 
 
-def follow(requirements: Iterable[str], extra: str, seen: dict[str, set[str]]) -> None:
-    """Note every distribution that requirements name, and what those need in turn, with the extras asked for."""
-    for requirement in map(Requirement, requirements):
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
-            continue
-        name = canonicalize_name(requirement.name)
-        for wanted in {"", *requirement.extras} - seen.setdefault(name, set()):
-            seen[name].add(wanted)
-            follow(metadata.requires(name) or [], wanted, seen)
-
-
 def needed(checkout: Path) -> list[str]:
-    """Every distribution that the project needs, with what it needs on the nodes of a cluster."""
+    """What the project names, on the nodes of a cluster too, and what of it is whole here needs in turn."""
     project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
-    seen: dict[str, set[str]] = {}
-    follow([*project["dependencies"], *project["optional-dependencies"]["cluster"]], "", seen)
+    waiting = [*project["dependencies"], *project["optional-dependencies"]["cluster"]]
+    seen: set[str] = set()
+    while waiting:
+        requirement = Requirement(waiting.pop())
+        name = canonicalize_name(requirement.name)
+        if name in seen or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        seen.add(name)
+        waiting += (metadata.requires(name) or []) if name in LOADED_BY_HELP else []
     return sorted(seen)
 
 
 def pack(name: str, folder: Path) -> None:
-    """Make a wheel of an installed distribution, whole or of its metadata alone."""
+    """Make a wheel of an installed distribution, whole or of its name alone."""
     distribution = metadata.distribution(name)
     stem = f"{re.sub('[-.]+', '_', name)}-{distribution.version}"
     information = f"{stem}.dist-info"
     with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:
-        for file in (distribution.files or []) if name in LOADED_BY_HELP else []:
-            if file.suffix != ".pyc" and not file.parts[0].endswith(".dist-info") and ".." not in file.parts:
-                wheel.write(str(file.locate()), str(file))
-        wheel.writestr(f"{information}/METADATA", distribution.read_text("METADATA") or "")
-        wheel.writestr(
-            f"{information}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
+        if name in LOADED_BY_HELP:
+            text = distribution.read_text("METADATA") or ""
+            for file in distribution.files or []:
+                if file.suffix != ".pyc" and not file.parts[0].endswith(".dist-info") and ".." not in file.parts:
+                    wheel.write(str(file.locate()), str(file))
+        else:
+            extras = "".join(
+                f"Provides-Extra: {extra}\n" for extra in distribution.metadata.get_all("Provides-Extra", [])
+            )
+            text = f"Metadata-Version: 2.4\nName: {name}\nVersion: {distribution.version}\n{extras}"
+        wheel.writestr(f"{information}/METADATA", text)
+        wheel.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{information}/RECORD", "")
 
 
