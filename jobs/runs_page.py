@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 NAME_WIDTH = 16
 BAR_WIDTH = 24
+# Of the bars that have words behind them: all of it fits a terminal of 80 columns.
+SHORT_BAR = 12
 SLOWEST_SHOWN = 5
 _HEADING, _QUIET, _GOOD, _WARN, _BAD, _BAR = "bold", "dim", "green", "yellow", "red", "blue"
 _STATE_STYLE = {"committed": _GOOD, "scoring": _GOOD, "interrupted": _WARN, "unsure": _WARN}
@@ -42,7 +44,7 @@ def page_lines(view: NightView, blocks: bool) -> list[Line]:
 
 
 def _fact(name: str, value: str, style: str = "") -> Line:
-    return [(name.ljust(NAME_WIDTH), _QUIET), (value, style)]
+    return [(f"{name} ".ljust(NAME_WIDTH), _QUIET), (value, style)]
 
 
 def _heading(text: str, said: str = "") -> Iterator[Line]:
@@ -148,7 +150,7 @@ def _pieces(title: str, pieces: Sequence[Piece], what: str, blocks: bool) -> Ite
     total = sum(piece.seconds for piece in pieces)
     yield from _heading(title, f"{_clock(total)} {what}")
     for piece in pieces:
-        drawn = bar(piece.share, BAR_WIDTH, blocks).ljust(BAR_WIDTH)
+        drawn = bar(piece.share, SHORT_BAR, blocks).ljust(SHORT_BAR)
         yield [
             (piece.name.ljust(8), ""),
             (f"{piece.share:6.1%} ", ""),

@@ -10,19 +10,19 @@ from pipelines.predictions.examples import Example
 from pipelines.predictions.runs import RunRecord
 
 ACTOR_STAGES: Final[Mapping[str, str]] = {
-    "read": "waiting for the bytes of images from the archive",
+    "read": "waiting for images from the archive",
     "decode": "turning bytes into pixels",
     "score": "the model",
     "write": "writing finished rows to the results",
-    "wait": "waiting for an archive that was away, or being asked whether it was",
-    "idle": "nothing to do: starting, between two shards, and after the last one",
+    "wait": "waiting for an archive that was away",
+    "idle": "starting, between shards, after the last",
 }
 DRIVER_PHASES: Final[Mapping[str, str]] = {
     "list": "finding the images of the archive",
-    "plan": "telling which of them are new, from the table",
+    "plan": "telling which of them are new",
     "start": "starting or joining Ray",
     "score": "the cores at work, as above",
-    "commit": "checking the finished rows and committing them to the table at once",
+    "commit": "checking and committing the rows",
     "other": "opening the model and everything else",
 }
 _PHASE_KEYS: Final[Mapping[str, str]] = {
@@ -130,6 +130,8 @@ def rate_points(record: RunRecord) -> list[tuple[float, float]]:
 def concerns(view: NightView) -> list[str]:
     """What a person should look at, a sentence each, the gravest first."""
     found = [] if view.state in ("committed", "scoring") else [view.sentence]
+    if view.progress is not None and view.progress.get("note"):
+        found.append(str(view.progress["note"]))
     counts = view.record.counts
     failed, scored = int(counts.get("failed") or 0), int(counts.get("scored") or 0)
     if view.over_threshold:

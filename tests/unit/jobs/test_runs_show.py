@@ -159,7 +159,16 @@ def running(place: Path, run_id: str = "r", **changed: Any) -> str:
 
 def tell_progress(place: str, age: float = 0.0) -> None:
     at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=age)
-    told = {"format": 1, "phase": "scoring", "done": 40, "total": 100, "failed": 2, "rate": 8.0, "seconds_left": 7.5}
+    told: dict[str, Any] = {
+        "format": 1,
+        "phase": "scoring",
+        "done": 40,
+        "total": 100,
+        "failed": 2,
+        "rate": 8.0,
+        "seconds_left": 7.5,
+    }
+    told["note"] = "nothing finished for 31 s"
     Path(RunFolder(place, "r").progress).write_text(json.dumps({**told, "at": at.isoformat()}))
 
 
@@ -195,6 +204,7 @@ def test_a_running_night_says_who_works_on_it_and_how_long_it_takes(tmp_path: Pa
         lease.check()  # looking takes nothing away
     assert view.state == "scoring" and f"process {Identity.of_this_process().pid} on" in view.sentence
     page = text_of(view)
+    assert "look here       nothing finished for 31 s" in page
     assert "rate            8.0 images/s" in page and "time left       0:08" in page and "failed          2" in page
 
 
