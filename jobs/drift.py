@@ -85,7 +85,8 @@ def summary_lines(drift: dict[str, Any] | None, code: int) -> list[str]:
 
 
 def _compared(report: ScoreReport, record: RunRecord, model: str, notes: list[str]) -> DriftReport:
-    from pipelines.evaluation.drift import LEAST_IMAGES, compare, too_few_images
+    from pipelines.evaluation.drift import compare, too_few_images
+    from pipelines.evaluation.drift_figures import LEAST_IMAGES
     from pipelines.evaluation.drift_profile import added, profiles_of
     from pipelines.predictions.night_counts import count_nights
 
@@ -95,10 +96,10 @@ def _compared(report: ScoreReport, record: RunRecord, model: str, notes: list[st
     profiles = profiles_of(count_nights(report.results, report.runs, model_id, precision))
     tonight = added([profiles[run] for run in report.runs if run in profiles])
     trailing = [profile for run, profile in profiles.items() if run not in report.runs]
-    return compare(tonight, trailing, _validation(model, model_id, notes))
+    return compare(tonight, trailing, _validation(model, model_id, precision, notes))
 
 
-def _validation(model: str, model_id: str, notes: list[str]) -> Profile | None:
+def _validation(model: str, model_id: str, precision: str, notes: list[str]) -> Profile | None:
     """The model's validation set; where it is not to be had a note says why, and the nights alone decide."""
     from pipelines.evaluation.drift_validation import validation_profile
     from pipelines.models.bundle import peek
@@ -107,7 +108,7 @@ def _validation(model: str, model_id: str, notes: list[str]) -> Profile | None:
     try:
         bundle = peek(locate(model))
         if bundle.model_id == model_id:
-            return validation_profile(bundle)
+            return validation_profile(bundle, precision)
         notes.append("Another version was promoted while the night ran; its validation set was not looked at.")
     except NightreadError as error:
         notes.append(f"The model's validation set could not be read: {error.message}")

@@ -210,15 +210,14 @@ class Comparison:
             free = spread.nights - 1
             variance *= free / generator.chisquare(free, draws)
         variance = np.clip(variance, 1 / images + least, 1.0)
-        together = np.clip((images * variance - 1) / max(images - 1, 1), 0.0, _MOST_TOGETHER)
         # A single set has no nights: how it differs from all of them is granted to the night already.
         granted = least if len(self._sizes) > 1 else 0.0
         of_usual = float(
             sum(w**2 * (spread.variance(int(n)) + granted) for w, n in zip(self._weights, self._sizes, strict=True))
         )
         share = self._pooled(1 / (1 / images + least), 1 / of_usual)
-        night = generator.multinomial(images, _dirichlet(share, together, generator)) / images
-        usual = _dirichlet(share, np.full(draws, min(of_usual, _MOST_TOGETHER)), generator)
+        night = _drawn(share, images, variance, generator)
+        usual = _drawn(share, int(self._sizes.sum()), np.full(draws, of_usual), generator)
         location, psi, ks = self._measures(night, usual)
         found = np.stack([psi, ks] if shape else [np.abs(location)], axis=1)
         return found[:, :1] if not self.ordered else found, night @ self._values
@@ -251,15 +250,15 @@ def _psi_groups(usual: Floats, ordered: bool) -> Floats:
     return groups
 
 
-def _dirichlet(share: Floats, together: Floats, generator: np.random.Generator) -> Floats:
-    """Shares around the given ones, `[D, B]`, whose images correlate within a draw as `[D]` says."""
-    safe = np.maximum(together, 1e-12)
-    alpha = share[None] * (1 / safe - 1)[:, None]
+def _drawn(share: Floats, images: int, variance: Floats, generator: np.random.Generator) -> Floats:
+    """Shares of so many images, `[D, B]`, whose means vary as `[D]` says (in units of the variance of one image)."""
+    together = np.clip((images * variance - 1) / max(images - 1, 1), 1e-12, _MOST_TOGETHER)
+    alpha = share[None] * (1 / together - 1)[:, None]
     drawn = generator.standard_gamma(np.maximum(alpha, _LEAST_WEIGHT))
     total = drawn.sum(axis=1, keepdims=True)
     empty = total[:, 0] <= 0
     drawn[empty], total[empty] = share, 1.0
-    shares: Floats = drawn / total
+    shares: Floats = generator.multinomial(images, drawn / total) / images
     return shares
 
 

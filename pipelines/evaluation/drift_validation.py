@@ -15,14 +15,15 @@ from pipelines.models.decision import decide
 from pipelines.predictions.schema import class_column
 
 
-def validation_profile(bundle: Bundle) -> Profile | None:
+def validation_profile(bundle: Bundle, precision: str) -> Profile | None:
     """Count the validation set as a night is counted.
 
-    The probabilities are those of the float32 scorer, and so are the limits of the decisions: the 8-bit scorer has
-    limits of its own, by which it decides alike.
+    The bundle keeps the probabilities of the float32 scorer. Those of the 8-bit scorer lie on few steps and cannot be
+    compared with them; its decisions can, for it has limits of its own by which it decides alike.
 
     Args:
         bundle: The model.
+        precision: Of the night's scores.
 
     Returns:
         Its profile; None where the bundle keeps no validation set, as an imported one.
@@ -36,7 +37,6 @@ def validation_profile(bundle: Bundle) -> Profile | None:
         table = pq.read_table(io.BytesIO(bundle.read(VALIDATION_FILE)))
         score = np.sum([_numbers(table, class_column(name)) for name in bundle.positive_classes], axis=0)
         values = {
-            "score": np.clip(score, 0.0, 1.0),
             "intensity": _numbers(table, "mean_intensity"),
             "size": np.sqrt(_numbers(table, "width") * _numbers(table, "height")),
         }
@@ -48,7 +48,9 @@ def validation_profile(bundle: Bundle) -> Profile | None:
         ) from error
     fitted = bundle.fitted("float32")
     if fitted is not None:
-        shares["decision"] = decide(values["score"], fitted).tolist()
+        shares["decision"] = decide(np.clip(score, 0.0, 1.0), fitted).tolist()
+    if precision == "float32":
+        values["score"] = np.clip(score, 0.0, 1.0)
     return profile_of(values, shares, groups)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from pipelines.evaluation.drift import DriftReport, FigureDrift
+    from pipelines.evaluation.drift import DriftReport
+    from pipelines.evaluation.drift_figures import FigureDrift
 
 _NAMES: Final = {
     "score": "Mean score of the positive class",

@@ -30,7 +30,8 @@ from bench_commit import SCHEMA, Rows
 from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
-from pipelines.evaluation.drift import FigureDrift, compare
+from pipelines.evaluation.drift import compare
+from pipelines.evaluation.drift_figures import FigureDrift
 from pipelines.evaluation.drift_profile import Profile, middles, profiles_of
 from pipelines.predictions import commit
 from pipelines.predictions.night_counts import (
@@ -148,7 +149,7 @@ def one(way: str, images: int, seed: int, against: str, **shift: float) -> tuple
         before = [world.night(random, max(5, int(usual * np.exp(random.normal(0, 0.3))))) for _ in range(TRAILING)]
     else:
         validation = replace(
-            WAYS["images"].night(random, VALIDATION),
+            replace(world, effect=0.0, alike=1).night(random, VALIDATION),
             groups=VALIDATION,
             clustering=dict.fromkeys(("score", "intensity", "size"), float(world.alike)),
         )

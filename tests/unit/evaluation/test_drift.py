@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, ks_2samp, rankdata
 
-from pipelines.evaluation.drift import ALPHA, DriftReport, compare, holm
+from pipelines.evaluation.drift import DriftReport, compare
 from pipelines.evaluation.drift_chance import Comparison, Spread, learned_spread, merged
+from pipelines.evaluation.drift_figures import ALPHA, holm
 from pipelines.evaluation.drift_profile import (
     ORDERED,
     Profile,
