@@ -70,6 +70,8 @@ class JobsApi:
     def admit(self, insecure: bool) -> None:
         """Find out who answers, and whether it lets us in; see `open_jobs_api`."""
         status, body = self._call("GET", "/api/authentication_mode")
+        if status >= 500:  # what stands before a head that starts says so
+            self._checked(status, body)
         mode = _json(body).get("authentication_mode") if status == 200 else None
         if not isinstance(mode, str):
             raise _not_ray(self.address)
