@@ -109,7 +109,7 @@ def _key_figures(view: NightView) -> tuple[KeyFigure, ...]:
             "",
             f"{number(timings.get('core_hours'))} core-hours of work; cores: {whole(timings.get('cores'))}, "
             f"machines: {whole(timings.get('nodes'))}",
-            "" if hours is not None else "This release did not keep it.",
+            "" if hours is not None else "It was scored by an earlier command or release, which did not keep it.",
         ),
     )
 
