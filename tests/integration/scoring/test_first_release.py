@@ -136,7 +136,10 @@ def test_a_killed_night_and_the_following_ones_go_on(
     assert len(after) == 27
     # What was scored before is neither scored again nor touched: the rows are those of the first release.
     for name, row in {**before, **staged}.items():
-        assert {key: after[name][key] for key in row} == row
+        kept = {
+            key: value for key, value in row.items() if key != "scored_date"
+        }  # of the table that is a folder's name
+        assert {key: after[name][key] for key in kept} == kept
     assert told(capsys, "runs", "verify", place.results, "--deep")["sound"]
 
     taken = told(capsys, "runs", "rollback", place.results, FIRST)
@@ -145,5 +148,5 @@ def test_a_killed_night_and_the_following_ones_go_on(
     planned = told(capsys, *place.score[:-1], "--dry-run")
     assert (planned["new"], planned["unchanged"], planned["planned"]) == (7, 20, 7)
     promoted = told(capsys, "models", "promote", f"{place.models}/tiny@v2")
-    assert [entry["version"] for entry in promoted["history"]] == ["v1", "v2"]
+    assert (promoted["champion"], promoted["previous"]) == ("v2", "v1")
     assert told(capsys, "runs", "verify", place.results)["sound"]
