@@ -100,7 +100,7 @@ OUTER = r"""
 mount --make-rprivate / && mkdir "$HOME_OF_TEST/groups" && mount -t cgroup2 cgroup2 "$HOME_OF_TEST/groups" || exit 71
 group="$HOME_OF_TEST/groups$(sed -n 's/^0:://p' /proc/self/cgroup)"
 mkdir "$group/nightread-test-$$" && echo $$ > "$group/nightread-test-$$/cgroup.procs" || exit 71
-timeout --signal=KILL 200 unshare --pid --fork --kill-child --mount --mount-proc --cgroup --uts --ipc \
+timeout --signal=KILL 270 unshare --pid --fork --kill-child --mount --mount-proc --cgroup --uts --ipc \
     bash -c "$MACHINE"
 echo $$ > "$group/cgroup.procs"
 for i in $(seq 50); do
@@ -186,7 +186,7 @@ def machine(
             "SITE": next(path for path in site.getsitepackages() if path.endswith("site-packages")),
             "CHECKOUT": str(checkout),
         },
-        capture_output=True, text=True, check=False, timeout=260,
+        capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     if not (home / "srv" / "out" / "conductor").exists():
         pytest.skip(f"namespaces, or systemd in them, are not permitted here: {done.stderr.strip()[-300:]}")
