@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -148,3 +149,14 @@ def test_names_keep_the_rules_of_prometheus() -> None:
     for name, text in HELP.items():
         assert name.startswith("nightread_") and name.islower() and text.endswith(".") and "\n" not in text
         assert not name.endswith(("_total", "_count", "_sum", "_bucket")), "gauges"
+
+
+def test_the_alert_rules_and_the_documents_name_the_metrics(checkout: Path) -> None:
+    rules = (checkout / "cluster" / "deploy" / "prometheus" / "nightread.rules.yml").read_text()
+    expressions = re.findall(r"^\s*expr: (.+)$", rules, re.M)
+    named = set(re.findall(r"nightread_\w+", " ".join(expressions)))
+    assert named and named <= HELP.keys()
+    documented = (checkout / "docs" / "operations.md").read_text()
+    endings = tuple(re.findall(r"`…(_\w+)`", documented))
+    missing = [name for name in HELP if f"`{name}`" not in documented and not name.endswith(endings)]
+    assert not missing
