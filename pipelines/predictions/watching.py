@@ -144,12 +144,18 @@ def _found(
 def _last_of_each_archive(
     nights: Sequence[NightRecord], now: datetime.datetime, max_age: float
 ) -> Iterator[NightRecord]:
-    """The last night of each archive, unless it is long ago: one archive's good night does not excuse another's."""
+    """The last night of each archive, unless it is long ago: one archive's good night does not excuse another's.
+
+    An archive of which no night has finished counts only while it is the last one of all: it may be a name that
+    somebody typed wrongly once.
+    """
+    known = {night.archive for night in nights if night.finished}
     seen: set[str] = set()
     for night in nights:
         if night.archive not in seen:
             seen.add(night.archive)
-            if (now - night.ended_at).total_seconds() <= max_age or len(seen) == 1:
+            young = (now - night.ended_at).total_seconds() <= max_age
+            if len(seen) == 1 or (young and night.archive in known):
                 yield night
 
 

@@ -65,7 +65,9 @@ def level(*nights: NightRecord, warn: float | None = None) -> Level:
         ([night(1), night(5, 4)], Level.OK),
         ([night(1), night(5, 3)], Level.OK),
         # Another archive in the same results: its own last night counts, as long as it is no older than the limit.
-        ([night(1), night(5, 4, "/mnt/xray")], Level.CRITICAL),
+        ([night(1), night(5, 4, "/mnt/xray"), night(30, 0, "/mnt/xray")], Level.CRITICAL),
+        ([night(1), night(5, 4, "/mnt/xray")], Level.OK),
+        ([night(1, 2, "/mnt/xarr"), night(5)], Level.CRITICAL),
         ([night(1), night(3, archive="/mnt/xray"), night(5, 4, "/mnt/xray")], Level.OK),
         ([night(1), night(30, 4, "/mnt/xray")], Level.OK),
     ],
