@@ -1,8 +1,10 @@
 #!/bin/sh
 # Installs nightread from this archive, without network and without compiler.
 #   sh install.sh FOLDER        FOLDER becomes a virtual environment: FOLDER/bin/nightread is the command
+# A FOLDER of an earlier installation is made anew; any other has to be empty. FOLDER/SHA256SUMS says what is installed.
 # PYTHON names another Python than python3; it must be of the version that the archive was made for.
 set -eu
+umask 022
 
 refuse() {
     echo "install.sh: $1" >&2
@@ -14,6 +16,8 @@ refuse() {
 archive=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 target=$(cd "$1" && pwd)
+[ -f "$target/pyvenv.cfg" ] || rmdir "$target" 2>/dev/null ||
+    refuse "$target is not empty, and no earlier installation." "Name a folder of its own: what is in it would be deleted."
 wanted=$(cat "$archive/PYTHON")
 python=${PYTHON:-}
 if [ -z "$python" ]; then
@@ -24,12 +28,10 @@ fi
 
 (cd "$archive" && sha256sum --check --quiet SHA256SUMS) >&2 ||
     refuse "The archive is damaged or was changed: see the files above." "Copy it again and compare its own sum."
-(cd "$archive" && find . -type f ! -name SHA256SUMS) | sed 's|^\./||' | LC_ALL=C sort >"$target/.files"
-sed 's/^[0-9a-f]* [ *]//' "$archive/SHA256SUMS" | LC_ALL=C sort | cmp -s - "$target/.files" || {
-    rm -f "$target/.files"
+there=$(cd "$archive" && find . -type f ! -name SHA256SUMS | sed 's|^\./||' | LC_ALL=C sort)
+named=$(sed 's/^[0-9a-f]* [ *]//' "$archive/SHA256SUMS" | LC_ALL=C sort)
+[ "$there" = "$named" ] ||
     refuse "The archive holds files that SHA256SUMS does not name." "Unpack it again into an empty folder."
-}
-rm -f "$target/.files"
 
 found=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') ||
     refuse "There is no Python here." "Install Python $wanted, or name it: PYTHON=… sh install.sh FOLDER"
@@ -41,4 +43,5 @@ found=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') ||
 "$target/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --isolated --no-index \
     --only-binary :all: --find-links "$archive/wheels" --constraint "$archive/requirements.lock" "nightread[cluster]"
 "$target/bin/nightread" --help >/dev/null
+cp "$archive/SHA256SUMS" "$target/SHA256SUMS"
 echo "Installed. Next: $target/bin/nightread doctor"

@@ -25,7 +25,7 @@ LOADED_BY_HELP = {"typer", "rich", "click", "markdown-it-py", "mdurl", "shelling
                   "typing-extensions"}  # fmt: skip
 
 # All that the script may need of a machine: no compiler, no pip but that of Python.
-TOOLS = ("sh", "sha256sum", "find", "sort", "sed", "cmp", "dirname", "cat", "mkdir", "rm", "true")
+TOOLS = ("sh", "sha256sum", "find", "sort", "sed", "dirname", "cat", "cp", "mkdir", "rmdir")
 
 
 def needed(checkout: Path) -> list[str]:
@@ -118,6 +118,7 @@ def test_it_installs_without_network_and_without_compiler(archive: Path, tmp_pat
         pytest.skip("a namespace without network is not permitted here (unshare --net)")
     done = install(archive, tmp_path / "installed", tmp_path)
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "installed/SHA256SUMS").read_bytes() == (archive / "SHA256SUMS").read_bytes()
     shown = subprocess.run(
         [str(tmp_path / "installed/bin/nightread"), "--version"], capture_output=True, text=True, check=True
     )
@@ -153,6 +154,15 @@ def test_the_bill_names_every_wheel_with_its_sum(archive: Path) -> None:
     sums = {Path(line.split("  ", 1)[1]).name.split("-")[0].replace("_", "-").lower(): line.split()[0]
             for line in (archive / "SHA256SUMS").read_text().splitlines() if line.endswith(".whl")}  # fmt: skip
     assert {item["name"]: item["hashes"][0]["content"] for item in components} == sums
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(archive: Path, tmp_path: Path) -> None:
+    target = tmp_path / "home"
+    target.mkdir()
+    (target / "letters").write_text("dear")
+    done = install(archive, target, tmp_path)
+    assert done.returncode == 2 and "not empty" in done.stderr
+    assert [path.name for path in target.iterdir()] == ["letters"]
 
 
 def test_a_changed_file_is_refused_by_name(copied: Path, tmp_path: Path) -> None:
