@@ -112,7 +112,7 @@ def of_cluster() -> str:
     cluster: Any = ray
     cores = [node["Resources"].get("CPU", 0) for node in cluster.nodes() if node["Alive"]]
     free = cluster.available_resources().get("CPU", 0)
-    return f"the cluster has {len(cores):,} nodes with {sum(cores):,.0f} cores, {free:,.0f} of them free"
+    return f"of the cluster's cores ({sum(cores):,.0f} on {len(cores):,} nodes) {free:,.0f} are free"
 
 
 def score_shards(

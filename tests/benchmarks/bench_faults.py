@@ -191,8 +191,8 @@ def memory_monitor(lab: Lab) -> dict[str, Any]:
 
 def one_to_four_and_back(lab: Lab) -> dict[str, Any]:
     """Three nodes join while one scores, get work, and are drained and switched off again, one after the other."""
-    lab.draw(1200)
-    with ray_nodes(lab.environment) as nodes:
+    lab.draw(3000)
+    with ray_nodes(lab.environment | {"FAULT_SECONDS": "1"}) as nodes:
         nodes.head()
         nodes.add()
         night = lab.night(nodes, "--actors", "1:4")
