@@ -49,7 +49,11 @@ def test_no_room_for_odds_and_ends(path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path != CHECKOUT / "jobs" / "console.py"], ids=name_of)
+# What a cluster runs has to say so where the libraries of the console are missing.
+PRINTERS = {CHECKOUT / "jobs" / "console.py", CHECKOUT / "jobs" / "submitted.py"}
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path not in PRINTERS], ids=name_of)
 def test_only_the_console_prints(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):

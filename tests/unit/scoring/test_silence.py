@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.scoring import silence
-from pipelines.scoring.silence import Silence, of_archive
+from pipelines.scoring.silence import Silence, of_storage
 
 
 def test_silence_is_told_after_half_a_minute_with_what_is_known() -> None:
@@ -71,6 +71,8 @@ def test_an_archive_that_is_there_and_one_that_is_not(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a.jpg").touch()
     (tmp_path / "empty").mkdir()
-    assert of_archive(str(tmp_path / "full")) == of_archive(None) == ""
+    there = str(tmp_path / "full")
+    assert of_storage(there, there) == of_storage(None, there) == ""
     for gone in ("empty", "missing"):
-        assert "gone or empty" in of_archive(str(tmp_path / gone))
+        assert "archive is gone or empty" in of_storage(str(tmp_path / gone), there)
+        assert "results do not answer" in of_storage(there, str(tmp_path / gone))
