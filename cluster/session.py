@@ -18,9 +18,11 @@ from cluster.door import Head, knock, uses_tls
 from pipelines.errors import TryLater, UsageError
 from pipelines.storage.scratch import NAME_LENGTH, Scratch
 
+# Ray opens its folder to everyone, so that it lies in one that only this user can enter.
+RAYS_FOLDER = "r"
 # 107 bytes is the longest name of a Unix socket. Ray's longest is, below a folder of ours,
 # `/session_2026-11-21_23-06-13_635678_4194304/sockets/plasma_store`.
-LONGEST_TEMPORARY_FOLDER = 107 - 1 - NAME_LENGTH - 64
+LONGEST_TEMPORARY_FOLDER = 107 - 1 - NAME_LENGTH - len(f"/{RAYS_FOLDER}") - 64
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,6 @@ def shared_session(address: str, insecure: bool = False) -> Iterator[Callable[[]
 def _local_ray() -> Iterator[ClusterSize]:
     cores = usable_cores()
     _check_temporary_folder()
-    # Only this user can enter it; Ray itself opens its own to everyone.
     scratch = Scratch()
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     # A local Ray must not inherit the address of a cluster that the shell happens to name, nor its certificates: it
@@ -127,7 +128,7 @@ def _local_ray() -> Iterator[ClusterSize]:
                     address="local",
                     num_cpus=cores,
                     include_dashboard=False,
-                    _temp_dir=str(scratch.path),
+                    _temp_dir=str(scratch.path / RAYS_FOLDER),
                 )
             except Exception as error:  # Ray raises the bare one where a busy machine is too slow for it
                 raise TryLater(

@@ -193,10 +193,23 @@ def nightread(environment: dict[str, str], shared_ray: Callable[[], dict[str, st
             stdin=subprocess.DEVNULL,
             timeout=280,
             check=False,
+            umask=0,  # as of a careless timer: what is closed to others is so by the command's own doing
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def open_to_others() -> Callable[..., list[str]]:
+    """Names of what others could read, or the group could change, in some folders."""
+
+    def found(*folders: Path) -> list[str]:
+        places = [place for folder in folders for place in (folder, *folder.rglob("*"))]
+        assert len(places) > len(folders)
+        return [f"{place}: {place.lstat().st_mode & 0o777:o}" for place in places if place.lstat().st_mode & 0o027]
+
+    return found
 
 
 @pytest.fixture(scope="session")

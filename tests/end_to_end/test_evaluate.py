@@ -77,8 +77,11 @@ def values(metrics: dict[str, Any]) -> dict[str, Any]:
     return {key: metrics[key] for key in kept}
 
 
-def test_a_model_on_labelled_images(place: Place, by_model: tuple[Path, Any]) -> None:
+def test_a_model_on_labelled_images(
+    place: Place, by_model: tuple[Path, Any], open_to_others: Callable[..., list[str]]
+) -> None:
     report, done = by_model
+    assert open_to_others(report, place.results) == []
     answer = done.answer
     assert answer["report"] == str(report / "report.html") and answer["exit_code"] == 0
     assert sorted(path.name for path in report.iterdir()) == ["metrics.json", "predictions.parquet", "report.html"]

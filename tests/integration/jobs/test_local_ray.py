@@ -16,7 +16,7 @@ with start_or_join("local") as size:
     answer = ray.get(ray.remote(num_cpus=1)(lambda: 41 + 1).remote())
     session = ray._private.worker._global_node.get_session_dir_path()
     lines = [path.read_bytes().replace(b"\\0", b" ").decode() for path in Path("/proc").glob("[0-9]*/cmdline")]
-    print(answer, size.cpus > 0, session)
+    print(answer, size.cpus > 0, session, oct(Path(session).parents[1].stat().st_mode & 0o777))
     print("\\n".join(line for line in lines if session in line))
 """
 
@@ -28,7 +28,8 @@ def test_no_process_that_is_not_needed_is_started_and_none_stays(checkout: Path,
     assert done.returncode == 0, done.stderr[-3000:]
     first, *processes = done.stdout.splitlines()
     assert first.startswith("42 True ")
-    session = first.split()[2]
+    session, mode = first.split()[2:]
+    assert mode == "0o700"
     assert any("gcs_server" in line for line in processes) and any("raylet" in line for line in processes)
     for needless in ("autoscaler/_private/monitor.py", "dashboard/dashboard.py", "log_monitor.py"):
         assert not any(f"{needless} " in line.split(" --raylet_socket_name")[0] for line in processes), needless

@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from pipelines.demo.archive import MARKER
 
 def run(checkout: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "jobs", *arguments]
-    return subprocess.run(command, cwd=folder, env=_environment(checkout), capture_output=True, text=True, timeout=900)
+    return subprocess.run(
+        command, cwd=folder, env=_environment(checkout), capture_output=True, text=True, timeout=900, umask=0
+    )
 
 
 def _environment(checkout: Path) -> dict[str, str]:
@@ -32,7 +35,9 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_demo_is_neither_a_coin_nor_a_toy_and_can_be_repeated(checkout: Path, tmp_path: Path) -> None:
+def test_the_demo_is_neither_a_coin_nor_a_toy_and_can_be_repeated(
+    checkout: Path, tmp_path: Path, open_to_others: Callable[..., list[str]]
+) -> None:
     first = answer(run(checkout, tmp_path, "demo", "my demo", "--json"))
     assert 0.85 < first["roc_auc"] < 0.99
     assert first["roc_auc_images"] >= 300
@@ -48,6 +53,7 @@ def test_the_demo_is_neither_a_coin_nor_a_toy_and_can_be_repeated(checkout: Path
     assert again["roc_auc"] == first["roc_auc"]
     assert again["score"]["new"] == 0
     assert [path.name for path in (tmp_path / "my demo" / "models" / "tissue").glob("v*")] == ["v1"]
+    assert open_to_others(tmp_path / "my demo" / "models", tmp_path / "my demo" / "results") == []
 
 
 def test_a_folder_of_somebody_else_is_refused(checkout: Path, tmp_path: Path) -> None:
