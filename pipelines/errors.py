@@ -55,6 +55,10 @@ class TryLater(NightreadError):
     code = "try_later"
 
 
+class NoAnswer(TryLater):
+    """Storage does not answer, after retries; who has time may ask it again."""
+
+
 class LeaseLost(TryLater):
     """Another process took the results folder over while this one was writing."""
 

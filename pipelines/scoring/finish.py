@@ -26,7 +26,7 @@ from pipelines.scoring.progress import ProgressFile
 from pipelines.scoring.report import NO_ROWS, RunCounts, ScoreProgress, Tally
 from pipelines.scoring.rows import RowContext
 from pipelines.scoring.scorer import PredictionMaker, Receipt, ShardWork
-from pipelines.scoring.silence import Silence, of_archive
+from pipelines.scoring.silence import Silence, of_storage
 from pipelines.scoring.staging import abandon
 from pipelines.scoring.timings import Timings
 from pipelines.scoring.vanished import STORAGE_SIDE, ArchiveLost
@@ -240,7 +240,7 @@ class Finisher:
         def tell_silence(note: str) -> None:
             account.tell(replace(tally.progress(), note=note))
 
-        quiet = Silence(tell_silence, lambda: of_archive(night.root) or graph.of_cluster())
+        quiet = Silence(tell_silence, lambda: of_storage(night.root, night.results) or graph.of_cluster())
         account.tell(tally.progress())
         account.timings.begin_scoring(actors, graph.this_node())
         with account.timings.phase("scoring"), _stoppable(tally), self._closing.announced(close), quiet.watched():

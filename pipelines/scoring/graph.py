@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -22,6 +22,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from pipelines.errors import NightreadError, TryLater
 from pipelines.scoring import head
 from pipelines.scoring.parts import ClosingFile, PlanFile, blocks_of, open_plan
+from pipelines.scoring.patience import patiently
 from pipelines.scoring.scorer import Receipt, ShardScorer, ShardWork
 from pipelines.scoring.worker_check import installed, refuse_others
 from pipelines.scoring.worker_process import begin_worker
@@ -31,6 +32,9 @@ SHARDS_PER_BLOCK = 16
 BLOCKS_PER_ACTOR = 8
 # One block at work and one waiting: more only leaves the last actors idle at the end.
 BLOCKS_IN_FLIGHT = 2
+
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class ShardActor:
         """Score the shards of a block (its one row: `shards`, `suspects`); yields one receipt for each begun."""
         if self._ready is None:
             refuse_others(self._versions, installed(), f"node {socket.gethostname()}", "the driver's machine")
-            plan = self._open.enter_context(open_plan(self._work.folder))
+            plan = self._patiently(lambda: self._open.enter_context(open_plan(self._work.folder)))
             self._ready = ShardScorer(self._work, ray.get(self._model)), plan
         scorer, plan = self._ready
         row = block.to_pylist()[0]
@@ -86,10 +90,13 @@ class ShardActor:
             receipt = scorer.score(shard, self._rows(plan, shard), suspect, self._name, following)
             yield pa.table({"receipt": [json.dumps(vars(receipt))]})
 
+    def _patiently(self, action: Callable[[], Answer]) -> Answer:
+        return patiently(action, self._work.patience_seconds)
+
     def _rows(self, plan: PlanFile, shard: int) -> pa.Table:
         group = plan.group_of(shard)
         if group != self._group:
-            self._images = plan.read_group(group)
+            self._images = self._patiently(lambda: plan.read_group(group))
             self._group = group
         return self._images[shard]
 

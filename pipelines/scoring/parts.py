@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.archive.plan_writing import PREVIOUS
-from pipelines.errors import NightreadError
+from pipelines.errors import NightreadError, NoAnswer
 from pipelines.predictions.runs import RunFolder
 from pipelines.storage import files, paths
 
@@ -70,7 +70,7 @@ class ClosingFile:
         """Whether it is said; in a bucket asked once a second at most."""
         if not self._seen and self._clock() >= self._next:
             self._next = self._clock() + self._pause
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, NoAnswer):
                 files.size(self._place)
                 self._seen = True
         return self._seen

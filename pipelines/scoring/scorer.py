@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +29,7 @@ from pipelines.predictions.runs import RunFolder
 from pipelines.scoring import parts
 from pipelines.scoring.ahead import READ_THREADS, ReadAhead
 from pipelines.scoring.kernels import Kernel, KnownBlob, fulfilled, score_image
+from pipelines.scoring.patience import patiently
 from pipelines.scoring.rows import Outcome, RowContext, feature_rows, prediction_rows
 from pipelines.scoring.stages import StageClock
 from pipelines.scoring.vanished import (
@@ -50,6 +51,9 @@ DECODE_SECONDS = 30.0
 ATTEMPTS = 4
 # Of each shard; the driver keeps the slowest of all.
 SLOWEST_OF_SHARD = 3
+
+
+Answer = TypeVar("Answer")
 
 
 class KernelMaker(Protocol):
@@ -194,6 +198,7 @@ class ShardScorer:
 
     def __init__(self, work: ShardWork, model: bytes, sleep: Callable[[float], None] = time.sleep) -> None:
         self._work = work
+        self._sleep = sleep
         rate = work.requests_per_second
         self._reader = ImageReader(LARGEST_FILE, Throttle(rate) if rate else None, sleep)
         self._watch = ArchiveWatch(
@@ -233,7 +238,7 @@ class ShardScorer:
         """
         self._clock.begin()
         folder = self._work.folder
-        attempt = parts.next_attempt(folder, shard, self._work.session)
+        attempt = self._patiently(lambda: parts.next_attempt(folder, shard, self._work.session))
         if attempt > 1 and (rows := parts.read_part(folder, shard)) is not None:
             # Ray repeats a whole block when its actor dies; what was finished before stays as it is.
             return self._receipt(shard, rows, actor)
@@ -257,9 +262,12 @@ class ShardScorer:
     def _write(self, shard: int, images: pa.Table, outcomes: list[Outcome]) -> pa.Table:
         self._clock.turn_to("write")
         rows = self._work.make_rows(images, outcomes)
-        parts.write_part(self._work.folder, shard, rows)
+        self._patiently(lambda: parts.write_part(self._work.folder, shard, rows))
         self._watch.wrote(shard, images)
         return rows
+
+    def _patiently(self, action: Callable[[], Answer]) -> Answer:
+        return patiently(action, self._work.patience_seconds, self._sleep)
 
     def _prepare_here(self, data: bytes) -> Prepared:
         with deadly_alarm(DECODE_SECONDS):

@@ -79,12 +79,15 @@ class Silence:
                 self._known = known
 
 
-def of_archive(root: str | None) -> str:
-    """Say what is wrong with the archive; "" where nothing is to be seen from here.
+def of_storage(root: str | None, results: str) -> str:
+    """Say what is wrong with archive or results; "" where nothing is to be seen from here.
 
     Args:
         root: The archive as a person typed it; None where its images have no place in common.
+        results: The results, in which something always lies.
     """
     if root is not None and lists_something(root) is False:
         return "the archive is gone or empty, and is waited for"
+    if lists_something(results) is False:
+        return "the results do not answer, and are waited for"
     return ""

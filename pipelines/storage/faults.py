@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipelines.errors import NightreadError, TryLater, UsageError
+from pipelines.errors import NightreadError, NoAnswer, TryLater, UsageError
 from pipelines.storage import paths
 from pipelines.storage.roles import setting_of
 
@@ -248,7 +248,7 @@ def explained(fault: Fault, uri: str) -> NightreadError | FileNotFoundError:
         )
     if fault is Fault.PASSING:
         cure = "Check that it is mounted and the disk is well. Then start the same command again."
-        return TryLater(f"Storage does not answer for {uri!r}.", cure)
+        return NoAnswer(f"Storage does not answer for {uri!r}.", cure)
     return UsageError(f"{uri!r} cannot be used: {fault.value}.", "Give another name.")
 
 
@@ -258,7 +258,7 @@ def _explained_of_bucket(fault: Fault, uri: str) -> NightreadError:
         cure = (
             f"Check {endpoint}, the web proxy if one is set, and that both are up. Then start the same command again."
         )
-        return TryLater(f"Storage does not answer for {uri!r}.", cure)
+        return NoAnswer(f"Storage does not answer for {uri!r}.", cure)
     keys = f"{setting_of(uri, 'ACCESS_KEY_ID')} and {setting_of(uri, 'SECRET_ACCESS_KEY')}"
     message, cure = {
         Fault.NO_BUCKET: (f"The bucket of {uri!r} does not exist.", f"Correct its name or {endpoint}."),
