@@ -253,23 +253,30 @@ def freeze(graph: Graph, input_size: int, batch: int | None) -> Any:
         input_size: S.
         batch: Images that it takes; None: any number.
     """
+    traced = _traced(graph, input_size, batch)
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    return convert_variables_to_constants_v2(traced)
+
+
+def _traced(graph: Graph, input_size: int, batch: int | None) -> Any:
+    """A concrete function of uint8 pixels [batch, S, S, 3]; its argument's name is that of the compiled input."""
     import_keras()
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     @tf.function(input_signature=[tf.TensorSpec([batch, input_size, input_size, 3], tf.uint8)])  # type: ignore[untyped-decorator]
     def answer(pixels: Any) -> Any:
         return graph(tf.cast(pixels, tf.float32))
 
-    return convert_variables_to_constants_v2(answer.get_concrete_function())
+    return answer.get_concrete_function()
 
 
 def _converter(graph: Graph, input_size: int) -> Any:
-    """A converter of the frozen graph, for uint8 pixels [1, S, S, 3]."""
-    frozen = freeze(graph, input_size, 1)
+    """A converter of the graph, which it freezes itself, for uint8 pixels [1, S, S, 3]."""
+    traced = _traced(graph, input_size, 1)
     import tensorflow as tf
 
-    return tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+    return tf.lite.TFLiteConverter.from_concrete_functions([traced])
 
 
 def _quantised(graph: Graph, pictures: npt.NDArray[np.uint8]) -> bytes:
