@@ -7,8 +7,12 @@ import shutil
 import subprocess
 from configparser import ConfigParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from jobs.cli import app
 
 DEPLOY = Path(__file__).resolve().parents[3] / "cluster" / "deploy"
 UNITS = ("nightread.service", "nightread.timer", "nightread-failed@.service")
@@ -144,3 +148,20 @@ def test_the_line_of_cron_has_its_five_times_and_a_user() -> None:
     assert all(time == "*" or low <= int(time) <= high for time, (low, high) in zip(times, limits, strict=True))
     assert user == "nightread" and "repeat.sh 9 300 /opt/nightread/bin/nightread score" in command
     assert "%" not in command  # cron would make a line end of it
+
+
+@pytest.mark.parametrize("name", ["systemd/nightread.env", "kuberay/settings.env"])
+def test_every_setting_is_an_option_of_score(name: str) -> None:
+    command: Any = typer.main.get_command(app)
+    with typer.Context(command, info_name="nightread", auto_envvar_prefix="NIGHTREAD") as parent:
+        score = command.commands["score"]
+        context = typer.Context(score, parent=parent, info_name="score")
+        known = {variable for parameter in score.params for variable in variables_of(parameter, context)}
+    set_here = re.findall(r"^#?(NIGHTREAD_SCORE_[A-Z_]+)=", (DEPLOY / name).read_text(), re.MULTILINE)
+    assert set_here and set(set_here) <= known
+
+
+def variables_of(parameter: Any, context: typer.Context) -> set[str]:
+    """The variables that an option is also taken from: those that it names, or the one that its name makes."""
+    named = parameter.envvar or f"{context.auto_envvar_prefix}_{parameter.name.upper()}"
+    return {named} if isinstance(named, str) else set(named)
