@@ -114,7 +114,8 @@ def compare(night: Profile, trailing: Sequence[Profile], validation: Profile | N
         figures = judged(night, of_validation, seed)
         if figures:
             return replace(report, verdict=_worst(figures), reference="validation", figures=figures)
-    return replace(report, reason=drift_words.no_reference(len(usable), LEAST_NIGHTS, validation is not None))
+    reason = drift_words.no_reference(len(usable), LEAST_NIGHTS, LEAST_TRAILING_IMAGES, validation is not None)
+    return replace(report, reason=reason)
 
 
 def too_few_images(images: int) -> DriftReport:

@@ -77,11 +77,12 @@ def too_small(images: int, least: int) -> str:
     return f"The night has {images:,} images; fewer than {least} are not compared."
 
 
-def no_reference(nights: int, least: int, has_validation: bool) -> str:
+def no_reference(nights: int, least: int, least_images: int, has_validation: bool) -> str:
     """Why a night is not compared: nothing to compare it with."""
-    known = f"There are {nights:,} earlier nights of this model, and {least} are needed"
-    why = "too small to compare with" if has_validation else "missing from the model"
-    return f"{known}; a validation set is {why}."
+    known = f"Only {nights:,} of the {least} earlier nights of this model that are needed are there"
+    if nights >= least:
+        known = f"The {nights:,} earlier nights of this model hold fewer than {least_images} images"
+    return f"{known}, and {'its validation set is too small' if has_validation else 'it has no validation set'}."
 
 
 def _share(value: float) -> str:

@@ -178,8 +178,10 @@ def test_too_little_is_said_to_be_unknown(trailing: list[Profile]) -> None:
     alone = compare(night(1), trailing[:3], None)
     assert alone.verdict == "unknown"
     assert alone.sentence == (
-        "There are 3 earlier nights of this model, and 7 are needed; a validation set is missing from the model."
+        "Only 3 of the 7 earlier nights of this model that are needed are there, and it has no validation set."
     )
+    few = [night(seed, 20) for seed in range(8)]
+    assert "8 earlier nights of this model hold fewer than 200 images" in compare(night(1), few, None).sentence
     assert "too small" in compare(night(1), [], night(2, 20)).sentence
     assert compare(night(1), trailing[:3], night(2, 500)).reference == "validation"
 

@@ -133,7 +133,9 @@ def test_what_cannot_be_compared_is_unknown_and_costs_nothing(tmp_path: Path, bu
     report = commit_night(place, bundle, 0)
     away = compare_night(report, f"{bundle.uri}-gone")
     assert away is not None and away["verdict"] == "unknown" and exit_code(0, away, True) == 0
-    assert "validation set could not be read" in away["notes"][0] and "0 earlier nights" in away["sentence"]
+    assert (
+        "validation set could not be read" in away["notes"][0] and "Only 0 of the 7 earlier nights" in away["sentence"]
+    )
 
     rows = next(Path(place).glob("predictions/*/*.parquet"))
     rows.write_bytes(rows.read_bytes()[:100])
