@@ -219,6 +219,8 @@ def _looks(question: Question, model: bytes) -> dict[str, Finding]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     nodes = [node for node in cast(Any, ray).nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    if not nodes:  # an autoscaler starts them when actors ask for room
+        return {}
     task = ray.remote(num_cpus=0, max_retries=1)(look)
     held = ray.put(model)
     asked: dict[Any, str] = {
