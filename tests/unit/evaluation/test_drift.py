@@ -138,17 +138,17 @@ def test_half_a_deviation_in_500_images_is_found(
     figure: str, changed: dict[str, float], reference: str, trailing: list[Profile]
 ) -> None:
     before = trailing if reference == "nights" else []
-    found = [compare(night(seed, 500, **changed), before, night(9, 800)) for seed in range(2)]
-    assert [report.reference for report in found] == [reference] * 2
-    assert all(of(report)[figure].verdict == "drift" for report in found)
+    report = compare(night(1, 500, **changed), before, night(9, 800))
+    assert report.reference == reference
+    assert of(report)[figure].verdict == "drift"
 
 
-@pytest.mark.parametrize("images", [5, 12, 100, 2000])
+@pytest.mark.parametrize("images", [5, 30, 2000])
 @pytest.mark.parametrize("effect", [0.0, 0.1])
 def test_stable_nights_raise_no_alarm(images: int, effect: float) -> None:
-    """At 1 % each, one in 24 may be wrong; see the benchmark for the rate."""
+    """A few of the nights that the benchmark draws by the thousand."""
     wrong = 0
-    for seed in range(3):
+    for seed in range(2):
         before = [night(1000 * seed + at, images, effect=effect) for at in range(1, 15)]
         before += [night(1000 * seed + 99, 250, effect=effect)]
         wrong += compare(night(1000 * seed, images, effect=effect), before, None, seed).verdict != "none"
