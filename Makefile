@@ -20,7 +20,7 @@ ifdef ONLY
 	$(PYTEST) $(ONLY)
 else
 	$(MAKE) --no-print-directory check
-	$(PYTEST) --numprocesses 2 --dist loadfile
+	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
 endif
 
 unit: .venv/.tests-installed ## run the tests that need no Ray, no TensorFlow and no network

@@ -26,6 +26,12 @@ settings.load_profile("nightread")
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Unit tests first, before anything heavy is loaded; then slow files, so that nobody waits for one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (CHECKOUT / "tests" / "unit" not in item.path.parents, item.path not in slow))
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """The root of this checkout."""

@@ -16,6 +16,8 @@ from sklearn import metrics as theirs
 
 from jobs.cli import main
 
+pytestmark = pytest.mark.slow
+
 SITES = ("north", "<script>alert(1)</script>")
 
 

@@ -37,6 +37,8 @@ from pipelines.training.recalibration import CalibrationReport, calibrate
 from pipelines.training.records import split_file
 from pipelines.training.split import hash_person
 
+pytestmark = pytest.mark.slow
+
 Connect = Callable[[], AbstractContextManager[Any]]
 CLASSES = ("benign", "malignant")
 

@@ -25,6 +25,8 @@ from pipelines.training.resources import Resources, choose_resources
 sys.path.insert(0, str(Path(__file__).parent))
 from test_loop import features, fit, save_job
 
+pytestmark = pytest.mark.slow
+
 WORKER = "ray::RayTrainWorker"
 
 

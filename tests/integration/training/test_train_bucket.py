@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cluster.session import shared_session
 from pipelines.demo.archive import draw_archive
 from pipelines.models.registry import resolve
@@ -12,6 +14,8 @@ from pipelines.training.config import TrainConfig
 from pipelines.training.labelled import DataConfig
 from pipelines.training.recipes import load_recipe
 from pipelines.training.run import train
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_training_in_a_bucket_is_the_one_on_a_disk(s3: Any, tmp_path: Path) -> None:

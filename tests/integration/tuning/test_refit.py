@@ -30,6 +30,8 @@ from pipelines.training.refit import WARNING
 sys.path.insert(0, str(Path(__file__).parent))
 from test_search_answers import BASE, Connect, search, train_config
 
+pytestmark = pytest.mark.slow
+
 SEED, BATCH = 3, 16
 RECIPE = BASE | {"dropout": "0", "learning_rate": "0.006", "batch_size": str(BATCH), "reduce_on_plateau": "1"}
 GRID = ("epochs=2,10",)

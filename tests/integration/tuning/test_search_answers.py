@@ -38,6 +38,8 @@ from pipelines.tuning.progress import TuneReport
 from pipelines.tuning.run import tune
 from pipelines.tuning.space import make_points, read_space
 
+pytestmark = pytest.mark.slow
+
 Connect = Callable[[], AbstractContextManager[Any]]
 BASE = {
     "alpha": "0.35",
