@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,7 +131,7 @@ def why_direct(config: ScoreConfig, bundle: Bundle, size: Any, gpus: ClusterGpus
     if config.engine == "auto" and not gpus.free:
         return "the cluster's GPUs are in use" if gpus.there else NO_GPU
     check_rebuildable(bundle, config.precision)
-    if size.cpus < 2:
+    if _cores(config, size) < 2:
         raise UsageError("The split engine needs two cores: one decodes, one feeds the GPU.", _DIRECT)
     check_encrypted(size)
     if not (size.local or gpus.there or gpus.promised):
@@ -140,6 +140,12 @@ def why_direct(config: ScoreConfig, bundle: Bundle, size: Any, gpus: ClusterGpus
             "Have one running when the night begins, or say --engine direct.",
         )
     return ""
+
+
+def _cores(config: ScoreConfig, size: Any) -> int:
+    """Cores to plan for: those of a cluster may be started when actors ask for them."""
+    wanted = config.pool.most or 0
+    return int(size.cpus if size.local else max(size.cpus, wanted))
 
 
 def _direct(config: ScoreConfig, bundle: Bundle, size: Any, why: str) -> Engine:
@@ -162,11 +168,12 @@ def _split(config: ScoreConfig, bundle: Bundle, size: Any, stack: contextlib.Exi
     number = gpus.free or gpus.there or gpus.promised
     actors = stack.enter_context(GpuActors(GpuOrder(bundle, bundle.read(WEIGHTS_FILE), wanted, number > 0)))
     number = max(1, number)
-    machines, shard = Machines(size.cpus, number, store=store_bytes()), config.images_a_shard
+    cores, shard = _cores(config, size), config.images_a_shard
+    machines = Machines(cores, number, store=store_bytes())
     batch = plan_split(machines, Rates(kernel=kernel_rate), bundle.input_size, shard).batch
     found = list(actors.start(1, batch))
     ready = found[0][1]
-    machines = Machines(size.cpus, number, ready.memory, machines.store)
+    machines = replace(machines, gpu_memory=ready.memory)
     plan = plan_split(machines, Rates(kernel=kernel_rate, gpu=ready.rate), bundle.input_size, shard)
     if not asked and not plan.worth_it:
         return f"GPUs would give {plan.split_rate:,.0f} images/s and the cores alone {plan.direct_rate:,.0f}"

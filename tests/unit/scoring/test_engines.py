@@ -85,6 +85,13 @@ def test_what_the_split_engine_cannot_do_is_said_with_its_cure(bundle: Bundle, e
         assert "--engine direct" in refused.value.cure
 
 
+def test_a_cluster_that_has_no_worker_yet_is_planned_for_with_the_pool_that_was_asked_for(bundle: Bundle) -> None:
+    waiting = ClusterGpus(0, 0, promised=2)
+    assert why_direct(config("split", pool=PoolSize(1, 16)), bundle, Cluster(cpus=1), waiting) == ""
+    with pytest.raises(UsageError, match="two cores"):
+        why_direct(config("split", pool=PoolSize(1, 16)), bundle, Cluster(cpus=1, local=True), waiting)
+
+
 def test_a_model_of_ours_can_be_built_again_without_tensorflow_being_loaded(bundle: Bundle) -> None:
     check_rebuildable(bundle, "float32")
     assert "tensorflow" not in sys.modules
