@@ -14,6 +14,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -25,8 +26,11 @@ from pipelines.models.registry import resolve
 from pipelines.models.runtime import Scorer
 from pipelines.training.config import TrainConfig
 from pipelines.training.labelled import DataConfig
+from pipelines.training.preparation import find, prepare
 from pipelines.training.recipes import load_recipe
 from pipelines.training.run import train
+
+pytestmark = pytest.mark.slow
 
 Connect = Callable[[], AbstractContextManager[Any]]
 SMALL = {"alpha": "0.35", "input_size": "64"}
@@ -133,26 +137,33 @@ def test_the_split_is_in_the_bundle(trained: tuple[Path, Any]) -> None:
     assert "Warning" in card
 
 
-def test_a_second_training_elsewhere_gives_the_same_arrays(
+def test_a_folder_is_split_alike_wherever_it_lies(
     trained: tuple[Path, Any], labelled: Path, connect: Connect, tmp_path: Path
 ) -> None:
+    """All that stands before the weights are trained; that training depends on nothing else is a test of its own."""
     copy = tmp_path / "copied" / "data"
     shutil.copytree(labelled, copy)
-    again = train(config(copy, tmp_path / "models"), connect, silent)
-    first, second = resolve(f"{trained[0]}/tissue"), resolve(again.path)
-    assert first.read("scorer.tflite") == second.read("scorer.tflite")
-    assert table(first, "split.parquet").equals(table(second, "split.parquet"))
-    assert table(first, "validation.parquet").equals(table(second, "validation.parquet"))
-    assert (first.temperature, first.thresholds) == (second.temperature, second.thresholds)
+    ready = prepare(config(copy, tmp_path / "models"), connect, silent)
+    bundle = resolve(f"{trained[0]}/tissue")
+    assert ready.data.split.to_pylist() == table(bundle, "split.parquet").to_pylist()
+    # The images that the first weights were scaled by, which no split has moved out of `train`.
+    chosen = ready.found.labelled.table["image_uri"].take(pa.array(ready.found.chosen)).to_pylist()
+    here = find(config(labelled, tmp_path / "models"), silent)
+    names = here.labelled.table["image_uri"].take(pa.array(here.chosen)).to_pylist()
+    assert [Path(uri).relative_to(copy) for uri in chosen] == [Path(uri).relative_to(labelled) for uri in names]
 
 
 def test_a_later_version_keeps_the_split_and_is_compared(
     trained: tuple[Path, Any], labelled: Path, connect: Connect
 ) -> None:
+    """The later one has all layers trained, on pixels that each epoch moves afresh."""
     models, first = trained
-    recipe = load_recipe("skin-lesion", {**SMALL, "dense_units": "8", "optimizer": "sgd", "test_share": "0.3"})
+    settings = {**SMALL, "trainable_layers": "200", "epochs": "2", "variants": "0", "rotation": "10"}
+    settings |= {"mixup": "0.2", "label_smoothing": "0.1", "weight_averaging": "0.9", "flip_at_prediction": "true"}
+    settings |= {"schedule": "cosine", "warmup_epochs": "1", "class_balance": "oversample", "optimizer": "adamw"}
+    recipe = load_recipe("skin-lesion", {**settings, "test_share": "0.3"})
     report = train(config(labelled, models, recipe=recipe, seed=5), connect, silent)
-    assert (report.version, report.champion) == ("v2", "v1")
+    assert (report.version, report.champion, report.epochs) == ("v2", "v1", 2)
     one, two = (table(resolve(f"{models}/tissue@{version}"), "split.parquet") for version in ("v1", "v2"))
     assert one.select(["content_sha256", "part"]).equals(two.select(["content_sha256", "part"]))
     assert report.versus is not None and report.versus["champion"] == "v1"
@@ -160,11 +171,21 @@ def test_a_later_version_keeps_the_split_and_is_compared(
     assert first.versus is None
     # Nothing of the fit is left, only what another training can use again.
     assert not list((models / "tissue" / "work").rglob("fit-*"))
+    scorer = Scorer(*resolve(report.path).scorer("float32"))
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    np.testing.assert_allclose(scorer(pixels), scorer(np.ascontiguousarray(pixels[:, ::-1])), atol=1e-6)
+
+
+def test_a_new_split_is_dealt_anew_and_takes_the_features_that_are_there(
+    trained: tuple[Path, Any], labelled: Path, connect: Connect
+) -> None:
+    models, _ = trained
     phases = set()
+    recipe = load_recipe("skin-lesion", {**SMALL, "dense_units": "8", "optimizer": "sgd", "test_share": "0.3"})
     how = config(labelled, models, recipe=recipe, new_split=True)
     anew = train(how, connect, lambda progress: phases.add(progress.phase))
     assert "scoring" not in phases, "the features are cached"
-    dealt = table(resolve(anew.path), "split.parquet")
+    one, dealt = (table(resolve(place), "split.parquet") for place in (f"{models}/tissue@v1", anew.path))
     assert not one.select(["content_sha256", "part"]).equals(dealt.select(["content_sha256", "part"]))
     assert resolve(anew.path).provenance["new_split"] is True
 
@@ -212,28 +233,20 @@ def _changed_layers(before: Any, after: Any) -> list[str]:
     return found
 
 
-def test_all_layers_are_trained_on_pixels_moved_afresh(labelled: Path, connect: Connect, tmp_path: Path) -> None:
-    settings = {**SMALL, "trainable_layers": "200", "epochs": "2", "variants": "0", "rotation": "10"}
-    settings |= {"mixup": "0.2", "label_smoothing": "0.1", "weight_averaging": "0.9", "flip_at_prediction": "true"}
-    settings |= {"schedule": "cosine", "warmup_epochs": "1", "class_balance": "oversample", "optimizer": "adamw"}
-    report = train(config(labelled, tmp_path, recipe=load_recipe("skin-lesion", settings)), connect, silent)
-    assert report.epochs == 2
-    scorer = Scorer(*resolve(report.path).scorer("float32"))
-    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    np.testing.assert_allclose(scorer(pixels), scorer(np.ascontiguousarray(pixels[:, ::-1])), atol=1e-6)
-
-
-def test_the_labels_of_the_test_part_change_nothing(
+def test_neither_the_labels_of_the_test_part_nor_the_place_of_the_images_change_anything(
     trained: tuple[Path, Any], labelled: Path, connect: Connect, tmp_path: Path
 ) -> None:
     models, _ = trained
     bundle = resolve(f"{models}/tissue@v1")
     part = {row["content_sha256"]: row["part"] for row in table(bundle, "split.parquet").to_pylist()}
-    readable = [path for path in sorted(labelled.rglob("*.*")) if path.name != "broken.jpg"]
+    copy = tmp_path / "copied" / "data"
+    shutil.copytree(labelled, copy)
     written = []
-    for turned in (False, True):
+    for root, turned in ((labelled, False), (copy, True)):
         rows = ["uri,label,split"]
-        for path in readable:
+        for path in sorted(root.rglob("*.*")):
+            if path.name == "broken.jpg":
+                continue
             own = part[hashlib.sha256(path.read_bytes()).hexdigest()]
             label = path.parent.name
             if turned and own == "test":
@@ -241,13 +254,13 @@ def test_the_labels_of_the_test_part_change_nothing(
             rows.append(f"{path},{label},{own}")
         manifest = tmp_path / f"{turned}.csv"
         manifest.write_text("\n".join(rows) + "\n", encoding="utf-8")
-        data = DataConfig(str(manifest), root=str(labelled))
+        data = DataConfig(str(manifest), root=str(root))
         how = TrainConfig(data, str(tmp_path / "models"), f"m{turned}", load_recipe("skin-lesion", SMALL), "none")
         written.append(resolve(train(how, connect, silent).path))
     first, second = written
     for name in ("scorer.tflite", "split.parquet", "validation.parquet"):
         assert first.read(name) == second.read(name), name
-    assert first.thresholds == second.thresholds
+    assert (first.temperature, first.thresholds) == (second.temperature, second.thresholds)
 
 
 def test_bad_input_leaves_nothing_in_models(labelled: Path, connect: Connect, tmp_path: Path) -> None:
