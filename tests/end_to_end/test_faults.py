@@ -72,12 +72,14 @@ def test_two_at_once(
     arguments: list[str],
     results: Path,
     environment: dict[str, str],
+    shared_ray: Callable[[], dict[str, str]],
     nightread: Callable,
     draw: Callable,
     rows_of: Callable,
 ) -> None:
     paths = draw(archive, 400)
-    first = subprocess.Popen([*COMMAND, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    env = {**environment, **shared_ray()}
+    first = subprocess.Popen([*COMMAND, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while first.poll() is None and not list(results.glob("runs/*/plan.parquet")):
         time.sleep(0.01)
     began = time.monotonic()
@@ -98,16 +100,18 @@ def test_a_paused_writer_that_wakes_up_doubles_nothing(
     results: Path,
     tmp_path: Path,
     environment: dict[str, str],
+    shared_ray: Callable[[], dict[str, str]],
     nightread: Callable,
     draw: Callable,
     rows_of: Callable,
 ) -> None:
     """SIGSTOP between the last look at the lease and the commit, and another machine takes over meanwhile."""
     paths = draw(archive, 40)
+    joining = shared_ray()  # both faults are the command's own: no worker has a part in them
     seen = tmp_path / "stopped"
     paused = subprocess.Popen(
         [*COMMAND, *arguments],
-        env=faulty(environment, "pause,foreign", FAULT_SEEN=str(seen), FAULT_HOST="one"),
+        env=faulty(environment, "pause,foreign", FAULT_SEEN=str(seen), FAULT_HOST="one", **joining),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -116,7 +120,7 @@ def test_a_paused_writer_that_wakes_up_doubles_nothing(
         time.sleep(0.02)
     assert paused.poll() is None
     other = [] if same_configuration else ["--exclude", "no-such-name*"]
-    done = nightread(*arguments, *other, env=faulty(environment, "foreign", FAULT_HOST="two"))
+    done = nightread(*arguments, *other, env=faulty(environment, "foreign", FAULT_HOST="two", **joining))
     assert done.code == 0, done.err
     assert done.answer["scored"] == 40
     assert (done.answer["resumed"] is not None) == same_configuration

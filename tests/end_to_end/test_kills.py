@@ -70,10 +70,12 @@ def test_killed_at_twenty_seeded_moments(
     tmp_path: Path,
     tiny_models: Path,
     environment: dict[str, str],
+    shared_ray: Callable[[], dict[str, str]],
     nightread: Callable,
     draw: Callable,
     rows_of: Callable,
 ) -> None:
+    """Each event comes with a Ray of the night's own and with one that it joined, whose actors outlive it a little."""
     archive, results = tmp_path / "archive", tmp_path / "results"
     arguments = ["score", str(archive), "--model", f"{tiny_models}/cells", "--results", str(results)]
     arguments += ["--shard-size", str(SHARD_SIZE), "--json"]
@@ -83,7 +85,9 @@ def test_killed_at_twenty_seeded_moments(
         draw(archive, IMAGES_A_NIGHT, start=night * IMAGES_A_NIGHT)
         event = EVENTS[night % len(EVENTS)]
         delay = moments.uniform(0, 4.0 if event == "nothing" else 0.25)
-        killed += kill_group_at(event, delay, arguments + OPTIONS[night % len(OPTIONS)], environment, results)
+        joins = (night + night // len(EVENTS)) % 2 == 1
+        env = {**environment, **(shared_ray() if joins else {})}
+        killed += kill_group_at(event, delay, arguments + OPTIONS[night % len(OPTIONS)], env, results)
         if (results / "predictions" / "_delta_log").exists():
             seen = Counter(row["image_uri"] for row in rows_of(results))
             assert not seen or max(seen.values()) == 1, f"doubled after a kill at {event} + {delay:.3f} s"
@@ -168,7 +172,7 @@ def test_stopped_by_a_signal_and_continued(
     rows_of: Callable,
 ) -> None:
     archive, results = tmp_path / "archive", tmp_path / "results"
-    paths = draw(archive, 800)
+    paths = draw(archive, 400)
     arguments = [
         "score",
         str(archive),
