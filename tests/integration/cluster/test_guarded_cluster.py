@@ -26,6 +26,9 @@ from ray.util import get_node_ip_address
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from ray_nodes import Nodes, ray_nodes
 
+from cluster.door import knock
+from pipelines.errors import UsageError
+
 IMAGES = 6
 SECRET = "hunter2-hunter2"
 
@@ -179,13 +182,22 @@ def test_a_node_that_lacks_something_is_named_before_the_first_image(
     assert len(list((ward.results / "nights").iterdir())) > before
 
 
-def test_who_has_no_certificate_or_another_token_is_not_let_in(ward: Ward, nightread: Callable[..., Any]) -> None:
-    known = ward.nodes.environment
-
-    def doctor(env: dict[str, str]) -> str:
-        done = nightread("doctor", "--address", ward.nodes.address, "--json", env=env)
-        return next(f"{check['found']} {check['cure']}" for check in done.answer["checks"] if check["name"] == "Ray")
-
-    assert "refuses the token" in doctor({**known, "RAY_AUTH_TOKEN": "0" * 64})
-    assert "does not answer as Ray does" in doctor({**known, "RAY_USE_TLS": "0"})
-    assert "names /no/such.pem, which cannot be read" in doctor({**known, "RAY_TLS_CA_CERT": "/no/such.pem"})
+def test_who_has_no_certificate_or_another_token_is_not_let_in(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ward.nodes.environment.items():
+        if name.startswith("RAY_"):
+            monkeypatch.setenv(name, value)
+    assert knock(ward.nodes.address, insecure=False).asks_for_token
+    wrong = {
+        "RAY_AUTH_TOKEN": ("0" * 64, "refuses the token"),
+        "RAY_USE_TLS": ("0", "does not answer as Ray does"),
+        "RAY_TLS_CA_CERT": ("/no/such.pem", "names /no/such.pem, which cannot be read"),
+    }
+    for name, (value, said) in wrong.items():
+        with monkeypatch.context() as changed, pytest.raises(UsageError, match=said):
+            changed.setenv(name, value)
+            knock(ward.nodes.address, insecure=False)
+    foreign = certificates(ward.results.parent / "foreign")
+    with monkeypatch.context() as changed, pytest.raises(UsageError, match="does not answer as Ray with TLS does"):
+        for name, value in foreign.items():
+            changed.setenv(name, value)
+        knock(ward.nodes.address, insecure=False)
