@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from importlib.util import find_spec
 from typing import TextIO
 
 # As in cluster.submission, which cannot be imported where libraries are missing.
@@ -45,11 +46,9 @@ class MarkedLines(io.TextIOBase):
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command as `nightread` does; returns its exit code."""
-    try:
-        import ray  # noqa: F401
-        import typer  # noqa: F401
-    except ModuleNotFoundError as error:
-        return _wrong_python(error)
+    for needed in ("ray", "typer"):
+        if find_spec(needed) is None:
+            return _wrong_python(needed)
     from jobs.cli import main, tell_failure, wants_json
     from jobs.console import Console
     from pipelines.errors import NightreadError
@@ -66,9 +65,9 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-def _wrong_python(error: ModuleNotFoundError) -> int:
+def _wrong_python(lacking: str) -> int:
     """Say that this is not the Python that Ray runs with: a shell found another one."""
-    message = f"On the cluster `python` is {sys.executable}, which has no {error.name}."
+    message = f"On the cluster `python` is {sys.executable}, which has no {lacking}."
     cure = "Start Ray there with the bin folder of its own Python first in PATH."
     print(f"error: {message}\n  {cure}", file=sys.stderr)
     told = {"error": {"code": "usage", "message": message, "cure": cure}, "exit_code": 2}
