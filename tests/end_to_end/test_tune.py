@@ -17,8 +17,10 @@ import pytest
 
 from pipelines.demo.archive import draw_archive
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "jobs"]
-MANY_EPOCHS = 800
+MANY_EPOCHS = 300
 """A head that is trained so long is still training when the first points are answered."""
 DIVERGING = 10.0
 """A rate at which two layers without a bend between them soon hold no numbers any more."""

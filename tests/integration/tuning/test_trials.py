@@ -36,6 +36,8 @@ import test_distributed
 from test_distributed import runs, workers_of
 from test_loop import features, fit, save_job
 
+pytestmark = pytest.mark.slow
+
 MARKS = (2, 5)
 RATES = (0.001, 0.01, 0.05)
 
@@ -123,7 +125,7 @@ def test_a_training_that_diverges_and_one_that_is_killed_cost_nobody_else_anythi
     tmp_path: Path, job: FitJob, ray_of_this_file: ClusterSize, actor_title: None
 ) -> None:
     """The loss of the first becomes no number; the process of the second is killed once, between two marks."""
-    slow = spec(job, tmp_path, 1, (2, 800), learning_rate=1e-4)
+    slow = spec(job, tmp_path, 1, (2, 300), learning_rate=1e-4)
     before: list[Standing] = []
 
     def kill_once(news: TrialNews) -> None:
@@ -148,8 +150,8 @@ def test_a_training_that_diverges_and_one_that_is_killed_cost_nobody_else_anythi
         answer = load_answer(str(tmp_path), point(0, mark))
         assert answer is not None and (answer.status, answer.error, answer.logits) == (FAILED, ends["0000"].error, None)
     alone = fit(replace(slow.job, checkpoint=str(tmp_path / "alone.npz")))
-    answer = load_answer(str(tmp_path), point(1, 800))
-    assert answer is not None and len(answer.history) == 800
+    answer = load_answer(str(tmp_path), point(1, 300))
+    assert answer is not None and len(answer.history) == 300
     assert answer.history[-1]["val_loss"] == pytest.approx(alone.history[-1]["val_loss"], abs=1e-5)
     # It went on from its checkpoint: even how long the epochs took is as it was.
     assert answer.history[: before[0].epoch] == before[0].history
