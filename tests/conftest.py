@@ -161,13 +161,15 @@ def shared_ray(environment: dict[str, str]) -> Iterator[Callable[[], dict[str, s
     joining: dict[str, str] = {}
 
     def variables() -> dict[str, str]:
-        if not held:
+        if not joining:
             command = [sys.executable, "-c", HOLD_RAY]
-            held.append(
-                subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
-            assert held[0].stdout is not None
-            address, token = held[0].stdout.readline().split()
+            held.append(process)
+            assert process.stdout is not None
+            address, _, token = process.stdout.readline().strip().partition(" ")
+            assert token, "the Ray that the tests share did not start"
             joining.update({f"NIGHTREAD_{name}_ADDRESS": address for name in ("SCORE", "EVALUATE", "MODELS_CALIBRATE")})
             joining.update({"NIGHTREAD_SCORE_ACTORS": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token})
         return joining
