@@ -143,7 +143,10 @@ def test_exactly_what_nobody_needs_goes(lived_in: str, capsys: pytest.CaptureFix
     assert sum(pile["bytes"] for pile in told["deleted"]) == 10 * len(GOES)
     assert (told["interrupted_runs"], told["unreadable_versions"]) == (["r3"], [])
 
-    assert tree(lived_in) == {path: facts for path, facts in before.items() if path not in GOES}
+    after, said = tree(lived_in), Path(lived_in, "audit.jsonl")
+    assert json.loads(said.read_text().splitlines()[-1])["action"] == "clean"
+    # The one file that clean adds to: who cleaned, and when.
+    assert after | {said.name: None} == {p: facts for p, facts in before.items() if p not in GOES} | {said.name: None}
     assert not Path(lived_in, "runs", OLD_RUN).exists()
     assert rows_of(lived_in) == rows
     assert main(["runs", "clean", lived_in]) == 0
