@@ -76,12 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, as documented in docs/operations.md.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    close_to_others()
     json = wants_json(given, os.environ)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name that this locale cannot write is no defect
     with contextlib.ExitStack() as stack:
+        stack.callback(os.umask, close_to_others())
         stack.enter_context(declared())
         if wants_events(given, os.environ):
             stack.enter_context(_events(given))

@@ -12,9 +12,15 @@ PR_SET_PDEATHSIG = 1
 CLOSED_TO_OTHERS = 0o027
 
 
-def close_to_others() -> None:
-    """Have what this process and its children write closed to others, libraries' files too."""
-    os.umask(os.umask(0o077) | CLOSED_TO_OTHERS)
+def close_to_others() -> int:
+    """Have what this process and its children write closed to others, libraries' files too.
+
+    Returns:
+        The mask of modes before, for `os.umask`.
+    """
+    before = os.umask(0o077)
+    os.umask(before | CLOSED_TO_OTHERS)
+    return before
 
 
 def begin_worker() -> None:
