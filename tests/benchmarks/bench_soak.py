@@ -12,7 +12,8 @@ that stays behind is found whatever its parent.
 Writes one JSON line a night (its fault, exit codes, seconds, the largest resident memory of driver and of an actor in
 MB, open files of the driver, processes, and what was left: processes, temporary files, shared memory in MB), then one
 of the whole. Ends with an error where rows are lost or doubled, something is left, an exit code is not an honest one,
-or memory, open files or processes of the last third of the nights exceed those of the first by more than a tenth.
+or memory, open files or processes of the last third of the nights exceed those of the first by more than a tenth. The
+driver's memory may grow with the table besides, by what planning and publishing hold for a moment.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ MARK = "NIGHTREAD_SOAK_MARK"
 NIGHTS_KEPT = 5
 PAUSE = 0.2
 GROWTH = 1.1
+# What a row of the table may add to the driver's largest memory: DuckDB's buffers, which have a limit of their own.
+ROW_MB = 1.5e-3
 # After a command has ended: Ray's last processes see that its head is gone, and end.
 SECONDS_TO_END = 20.0
 LONGEST_NIGHT = 1200.0
@@ -428,7 +431,9 @@ def _judged(nights: list[dict[str, Any]]) -> dict[str, Any]:
     for name in ("driver_mb", "actor_mb", "driver_files", "processes"):
         first = statistics.median(one[name] for one in nights[:third])
         last = statistics.median(one[name] for one in nights[-third:])
-        flat[name] = {"first_third": round(first, 1), "last_third": round(last, 1), "met": last <= GROWTH * first}
+        rows = nights[-1]["rows"] - nights[0]["rows"] if name == "driver_mb" else 0
+        met = last <= GROWTH * first + ROW_MB * rows
+        flat[name] = {"first_third": round(first, 1), "last_third": round(last, 1), "met": met}
     # A driver that was killed with -9 cannot remove Ray's folder; whatever else is left is ours.
     left = sum(one["left_processes"] + one["left_in_runs"] for one in nights)
     return {
