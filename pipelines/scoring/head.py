@@ -56,10 +56,11 @@ class Head:
 
     def ask(self) -> bool:
         """Ask once; False if the head has been silent for too long, or the daemon is dead."""
-        if self._answers(self.address):
+        answered = self._answers(self.address)
+        if answered:
             self._answered_at = self._clock()
         self._daemon_lives = self._answers(self._daemon)
-        return self._daemon_lives and self.silent_seconds < self._patience
+        return self._daemon_lives and (answered or self.silent_seconds < self._patience)
 
     def lost(self) -> TryLater:
         """What the loss is told as."""
