@@ -268,6 +268,8 @@ def for_workers(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 _WATCHERS = ("start_monitor", "start_log_monitor", "start_api_server")
+# Where Ray finds them, the agent of each node serves the web too, on one port for the whole machine: a cluster's own.
+_WEB_LIBRARIES = "get_dashboard_dependency_error"
 
 _JOINING = {
     # Ray itself tries a head that does not answer for a quarter of an hour.
@@ -330,17 +332,25 @@ def _without_watchers() -> Iterator[None]:
     is asked for, and the process that copies workers' output to a driver that does not show it. Ray has no setting for
     them; where a later one names them otherwise, they are started as before.
     """
-    from ray._private import node
+    from ray._private import node, utils
 
     kind: Any = node.Node
-    kept = {name: getattr(kind, name) for name in _WATCHERS if hasattr(kind, name)}
-    for name in kept:
-        setattr(kind, name, _start_nothing)
+    kept = [(kind, name, getattr(kind, name)) for name in _WATCHERS if hasattr(kind, name)]
+    for place, name, _ in kept:
+        setattr(place, name, _start_nothing)
+    if hasattr(utils, _WEB_LIBRARIES):
+        kept.append((utils, _WEB_LIBRARIES, getattr(utils, _WEB_LIBRARIES)))
+        setattr(utils, _WEB_LIBRARIES, _missing)
     try:
         yield
     finally:
-        for name, method in kept.items():
-            setattr(kind, name, method)
+        for place, name, method in kept:
+            setattr(place, name, method)
+
+
+def _missing() -> ImportError:
+    """Stands for the reason why Ray cannot load its web server's libraries."""
+    return ImportError("not needed")
 
 
 def _start_nothing(_node: object, **_options: object) -> None:

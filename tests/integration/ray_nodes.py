@@ -55,6 +55,13 @@ time_t time(time_t *place) {
 """C of a library that, loaded before all others, puts the clock of a process CLOCK_SKEW seconds ahead."""
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Node:
     """One `ray start --block` and all that it started.
 
@@ -132,9 +139,7 @@ class Nodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
         }
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
 
     @property
     def address(self) -> str:
@@ -178,7 +183,8 @@ class Nodes:
 
     def _start(self, options: list[str], cpus: int, env: Mapping[str, str], within: Sequence[str]) -> Node:
         options += ["--block", f"--num-cpus={cpus}", f"--object-store-memory={STORE_BYTES}"]
-        options += ["--include-log-monitor=false"]
+        # Without a port of its own the agent of a node takes the one of all, or does without, and then takes no job.
+        options += ["--include-log-monitor=false", f"--dashboard-agent-listen-port={free_port()}"]
         if not any(option.startswith("--temp-dir") for option in options):
             options.append(f"--temp-dir={self._folder}/ray")
         for _ in range(TRIES_TO_START):

@@ -7,7 +7,6 @@ import ipaddress
 import json
 import os
 import shutil
-import socket
 import sys
 import tempfile
 import urllib.request
@@ -24,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from ray.util import get_node_ip_address
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from ray_nodes import Nodes, ray_nodes
+from ray_nodes import Nodes, free_port, ray_nodes
 
 from cluster.door import knock
 from pipelines.errors import UsageError
@@ -91,9 +90,7 @@ def ward(
     """A head without cores and one node with a core: what is scored crosses the wire between them."""
     folder = tmp_path_factory.mktemp("ward")
     draw(folder / "images", IMAGES)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with_python = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     started_by = {**environment, **certificates(folder / "tls"), "PATH": with_python}
     arguments = ("score", folder / "images", "--model", tiny_models / "cells", "--results", folder / "results")

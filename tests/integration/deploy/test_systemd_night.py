@@ -173,8 +173,12 @@ def machine(
     if os.geteuid() or not SYSTEMD.exists() or not shutil.which("unshare") or not shutil.which("systemctl"):
         pytest.skip("needs root, systemd and unshare, to run a systemd in namespaces of its own")
     home = tmp_path_factory.mktemp("machine")
-    _lay_out(home, checkout, tiny_models)
-    draw(home / "srv" / "images", 3)
+    usual = os.umask(0o022)  # a machine's, whatever this process has
+    try:
+        _lay_out(home, checkout, tiny_models)
+        draw(home / "srv" / "images", 3)
+    finally:
+        os.umask(usual)
     done = subprocess.run(
         ["unshare", "--mount", "bash", "-c", OUTER],
         env={
