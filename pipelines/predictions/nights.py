@@ -169,7 +169,9 @@ def write_night(results: str, night: NightRecord) -> str | None:
     if not files.exists(paths.join(place, "predictions")):
         return None
     ended = night.ended_at.astimezone(datetime.UTC)
-    uri = paths.join(place, _NIGHTS, f"{ended:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}.json")
+    # Names sort by time, within a second too: microseconds, then chance.
+    chance = f"{ended.microsecond:05x}{secrets.randbelow(16**3):03x}"
+    uri = paths.join(place, _NIGHTS, f"{ended:%Y%m%dT%H%M%S}-{chance}.json")
     content = json.dumps(night.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     files.write_atomic(uri, content.encode(errors="backslashreplace"))
     return uri

@@ -71,6 +71,13 @@ def test_only_the_newest_are_read(results: Path) -> None:
         newest_nights(str(results), 5)
 
 
+def test_nights_of_one_second_keep_their_order(results: Path) -> None:
+    ends = [BEGAN + datetime.timedelta(microseconds=part) for part in (7, 80, 900_000, 65_536, 999_999, 4_096, 0)]
+    for end in ends:
+        write_night(str(results), replace(NIGHT, ended_at=end))
+    assert [night.ended_at for night in newest_nights(str(results), 9)] == sorted(ends, reverse=True)
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"format": 1}', b'{"format": null}', b"\xff"])
 def test_a_damaged_night_is_left_out(results: Path, content: bytes) -> None:
     write_night(str(results), NIGHT)
