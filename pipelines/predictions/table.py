@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from pipelines.errors import NightreadError, TryLater, UsageError
+from pipelines.errors import NightreadError, NoAnswer, TryLater, UsageError
 from pipelines.storage import faults, local_files, paths
 from pipelines.storage.faults import Fault, Result
 from pipelines.storage.preflight import has_hard_links
@@ -201,7 +201,7 @@ def _check_format(table: DeltaTable, uri: str) -> None:
 
 def passes(error: TryLater, uri: str) -> bool:
     """Whether an explained error is a bucket's, and may be over at once: it was not said by us, as a lost lease is."""
-    return type(error) is TryLater and paths.is_bucket(uri)
+    return type(error) in (TryLater, NoAnswer) and paths.is_bucket(uri)
 
 
 def repeated(uri: str, action: Callable[[], Result]) -> Result:
