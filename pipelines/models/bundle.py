@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pipelines.errors import ModelRefused, UsageError
 from pipelines.models import record
 from pipelines.models.champion import make_first_champion
-from pipelines.models.decision import decide
+from pipelines.models.decision import decide, sum_positive
 from pipelines.models.record import BundleSpec
 from pipelines.models.runtime import ScorerIO
 from pipelines.storage import files as storage
@@ -147,8 +147,7 @@ class Bundle:
         Args:
             probabilities: [K], in the order of `classes`.
         """
-        total = sum(float(probabilities[self.classes.index(name)]) for name in self.positive_classes)
-        return min(total, 1.0)
+        return sum_positive(probabilities, self.classes, self.positive_classes)
 
     def fitted(self, precision: str, unit: str = "image") -> Mapping[str, Any] | None:
         """Threshold and refer band of a unit; None where none was fitted to this precision's own answers.

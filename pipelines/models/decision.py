@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -13,6 +13,20 @@ from pipelines.errors import UsageError
 DECISIONS = ("negative", "refer", "positive")
 ABOVE_ALL = 1.00001
 """A `refer_high` that no probability reaches: nothing is called positive."""
+
+
+def sum_positive(
+    probabilities: Sequence[float] | NDArray[Any], classes: Sequence[str], positive_classes: Sequence[str]
+) -> float:
+    """`p_positive`: the sum over the positive classes, 0-1.
+
+    Args:
+        probabilities: [K], in the order of `classes`.
+        classes: Names.
+        positive_classes: Some of them.
+    """
+    total = sum(float(probabilities[classes.index(name)]) for name in positive_classes)
+    return min(total, 1.0)
 
 
 def limits(fitted: Mapping[str, Any]) -> tuple[float, float]:
