@@ -15,21 +15,21 @@ import typer
 from jobs.cli import app
 
 DEPLOY = Path(__file__).resolve().parents[3] / "cluster" / "deploy"
-UNITS = ("nightread.service", "nightread.timer", "nightread-failed@.service")
+UNITS = ("nightread.service", "nightread.timer", "nightread-failed@.service", "nightread-serve.service")
 REPEAT = DEPLOY / "cron" / "repeat.sh"
 
 # What systemd itself has: only their names count here.
 STUBS = (
     "sysinit.target", "basic.target", "network-online.target", "remote-fs.target", "timers.target",
-    "time-set.target", "time-sync.target", "shutdown.target",
+    "time-set.target", "time-sync.target", "shutdown.target", "multi-user.target",
 )  # fmt: skip
 
 
 def verified(root: Path, changed: dict[str, str]) -> str:
-    """What `systemd-analyze verify` has to say of the shipped units below a root, after replacements in the service."""
+    """What `systemd-analyze verify` has to say of the shipped units below a root, after replacements in them."""
     folder = root / "etc" / "systemd" / "system"
     folder.mkdir(parents=True)
-    for command in ("opt/nightread/bin/nightread", "bin/sh"):
+    for command in ("opt/nightread/bin/nightread", "bin/sh", "bin/kill"):
         (root / command).parent.mkdir(parents=True, exist_ok=True)
         (root / command).write_text("")
         (root / command).chmod(0o755)
@@ -40,9 +40,11 @@ def verified(root: Path, changed: dict[str, str]) -> str:
         for old, new in changed.items():
             text = text.replace(old, new)
         (folder / name).write_text(text)
-    (folder / "nightread.service.d").mkdir()
-    shutil.copy(DEPLOY / "systemd" / "s3.conf", folder / "nightread.service.d")
-    names = ["nightread.service", "nightread.timer", "nightread-failed@nightread.service"]
+    settings = (("nightread", "s3.conf"), ("nightread-serve", "s3.conf"), ("nightread-serve", "serve-tls.conf"))
+    for unit, setting in settings:
+        (folder / f"{unit}.service.d").mkdir(exist_ok=True)
+        shutil.copy(DEPLOY / "systemd" / setting, folder / f"{unit}.service.d")
+    names = ["nightread.service", "nightread.timer", "nightread-failed@nightread.service", "nightread-serve.service"]
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", f"--root={root}", *names],
         capture_output=True, text=True, check=False,
@@ -66,8 +68,10 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
         {"OnCalendar=*-*-* 22:00:00": "OnCalendar=every evening"},
         {"Type=exec": "Type=oneshot"},
         {"/opt/nightread/bin/nightread score": "/opt/nightread/bin/nightreed score"},
+        {"/opt/nightread/bin/nightread serve": "/opt/nightread/bin/nightreed serve"},
+        {"RestartPreventExitStatus=2 4": "RestartPreventExitStatus=usage"},
     ],
-    ids=["unknown setting", "no time", "oneshot cannot repeat on 75", "no such command"],
+    ids=["unknown setting", "no time", "oneshot cannot repeat on 75", "no night", "no endpoint", "no exit code"],
 )
 def test_systemd_notices_what_is_wrong(tmp_path: Path, changed: dict[str, str]) -> None:
     assert verified(tmp_path, changed) != ""
@@ -85,10 +89,11 @@ def exposure(unit: Path) -> float:
 
 
 @needs_systemd
-def test_the_night_can_reach_little_of_the_machine(tmp_path: Path) -> None:
-    assert exposure(DEPLOY / "systemd" / "nightread.service") <= 2.0
-    open_unit = tmp_path / "nightread.service"
-    text = (DEPLOY / "systemd" / "nightread.service").read_text()
+@pytest.mark.parametrize("unit", ["nightread.service", "nightread-serve.service"])
+def test_a_unit_can_reach_little_of_the_machine(tmp_path: Path, unit: str) -> None:
+    assert exposure(DEPLOY / "systemd" / unit) <= 2.0
+    open_unit = tmp_path / unit
+    text = (DEPLOY / "systemd" / unit).read_text()
     open_unit.write_text(text.replace("ProtectSystem=strict", "").replace("CapabilityBoundingSet=\n", ""))
     assert exposure(open_unit) > 2.0
 
@@ -107,13 +112,29 @@ def test_the_night_is_repeated_on_75_alone_and_its_end_is_told() -> None:
     assert int(unit["Unit"]["StartLimitBurst"]) > 1 and unit["Unit"]["StartLimitIntervalSec"]
 
 
+def test_the_endpoint_is_repeated_without_end_but_for_what_needs_a_person() -> None:
+    unit = settings_of("nightread-serve.service")
+    assert unit["Service"]["Restart"] == "on-failure" and unit["Unit"]["StartLimitIntervalSec"] == "0"
+    assert unit["Service"]["RestartPreventExitStatus"] == "2 4"
+    assert unit["Service"]["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert unit["Unit"]["OnFailure"] == "nightread-failed@%n.service"
+
+
+def test_the_endpoint_is_locked_in_as_the_night_is() -> None:
+    night, serve = settings_of("nightread.service")["Service"], settings_of("nightread-serve.service")["Service"]
+    locks = {name for name in night if name.startswith(("Protect", "Restrict", "Private", "SystemCall", "Capability"))}
+    locks -= {"RestartForceExitStatus"}
+    assert {name: serve.get(name) for name in locks} == {name: night[name] for name in locks}
+    assert serve["LimitCORE"] == "0" and "ReadWritePaths" not in serve
+
+
 def test_no_file_holds_a_secret() -> None:
     value = re.compile(
-        r"(?:SECRET_ACCESS_KEY|SESSION_TOKEN|AUTH_TOKEN|PASSWORD)[\"']?\s*[:=]\s*[\"']?(\S+)", re.IGNORECASE
+        r"(?:SECRET_ACCESS_KEY|SESSION_TOKEN|AUTH_TOKEN|SERVE_TOKEN|PASSWORD)[\"']?\s*[:=]\s*[\"']?(\S+)", re.IGNORECASE
     )
     for path in sorted(DEPLOY.rglob("*")):
         if path.is_file():
-            found = [match for match in value.findall(path.read_text()) if not match.startswith(("$", "{", "<", "~"))]
+            found = [match for match in value.findall(path.read_text()) if not match.startswith(("$", "{", "<", "~", "…"))]
             assert found == [], path
 
 
