@@ -16,7 +16,7 @@ from typing import Any
 
 from cluster.tokens import CURE as TOKEN_CURE
 from cluster.tokens import ray_token
-from pipelines.errors import TryLater, UsageError
+from pipelines.errors import TryLater, UsageError, first_line
 
 SECONDS_TO_ANSWER = 10.0
 TLS_FILES = ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
@@ -120,9 +120,8 @@ def _connect(address: str, host: str, port: int) -> None:
     try:
         socket.create_connection((host, port), timeout=SECONDS_TO_ANSWER).close()
     except (OSError, OverflowError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise TryLater(
-            f"No Ray cluster answers at {address}: {reason}.", "Check the address and that its head runs."
+            f"No Ray cluster answers at {address}: {first_line(error)}.", "Check the address and that its head runs."
         ) from error
 
 

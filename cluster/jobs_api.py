@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 from cluster.door import refuse_open, refuse_other_version
 from cluster.tokens import CURE as TOKEN_CURE
 from cluster.tokens import ray_token
-from pipelines.errors import NightreadError, TryLater, UsageError
+from pipelines.errors import NightreadError, TryLater, UsageError, first_line
 
 SECONDS_TO_ANSWER = 30.0
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -196,9 +196,8 @@ class JobsApi:
             raise self._no_answer(error) from error
 
     def _no_answer(self, reason: object) -> TryLater:
-        text = (str(reason).strip().splitlines() or [type(reason).__name__])[0].rstrip(".")
         return TryLater(
-            f"No job server answers at {self.address}: {text}.",
+            f"No job server answers at {self.address}: {first_line(reason)}.",
             "Check --address, and that the head was started with its dashboard (--include-dashboard=true).",
         )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.door import Head, knock, uses_tls
-from pipelines.errors import TryLater, UsageError
+from pipelines.errors import TryLater, UsageError, first_line
 from pipelines.storage.scratch import NAME_LENGTH, Scratch
 
 # Ray opens its folder to everyone, so that it lies in one that only this user can enter.
@@ -132,7 +132,7 @@ def _local_ray() -> Iterator[ClusterSize]:
                 )
             except Exception as error:  # Ray raises the bare one where a busy machine is too slow for it
                 raise TryLater(
-                    f"Ray did not start on this machine: {_first_line(error)}.",
+                    f"Ray did not start on this machine: {first_line(error)}.",
                     "Run `nightread doctor` to see what it lacks (memory, disk, free ports).",
                 ) from error
             try:
@@ -161,7 +161,7 @@ def _joined_ray(address: str, insecure: bool) -> Iterator[ClusterSize]:
                 if "No node info found matching" in str(error):
                     raise _outside(place) from error
                 raise TryLater(
-                    f"The Ray cluster at {place} cannot be joined: {_first_line(error)}.",
+                    f"The Ray cluster at {place} cannot be joined: {first_line(error)}.",
                     "See with `ray status` on its head how it does.",
                 ) from error
             try:
@@ -387,7 +387,3 @@ def _check_temporary_folder() -> None:
             f"The temporary folder's name is too long for Ray's sockets ({len(root)} characters).",
             f"Set TMPDIR to a folder of at most {LONGEST_TEMPORARY_FOLDER} characters.",
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -80,6 +80,20 @@ class Stopped(NightreadError):
         return 128 + self.signal_number
 
 
+def first_line(error: object) -> str:
+    """What another library's error says, by the first line that it says, without the full stop; else its kind."""
+    return _lines(error)[0].rstrip(".")
+
+
+def last_line(error: object) -> str:
+    """The same by the last line, for errors that tell a traceback before what was wrong."""
+    return _lines(error)[-1].rstrip(".")
+
+
+def _lines(error: object) -> list[str]:
+    return str(error).strip().splitlines() or [type(error).__name__]
+
+
 @dataclass(frozen=True)
 class ImageErrorKind:
     """What a value of the column `error_code` means.

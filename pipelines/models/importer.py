@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.errors import ModelRefused, UsageError
+from pipelines.errors import ModelRefused, UsageError, first_line
 from pipelines.models import plain_layers
 from pipelines.models.arrays import read_shapes
 from pipelines.models.backbones import apply_scaling, import_keras, weights_to_bytes
@@ -170,9 +170,9 @@ def _keras_refusals() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelRefused(
-            f"Keras cannot build the model: {reason}", "Save it again with a current Keras, or convert it to .tflite."
+            f"Keras cannot build the model: {first_line(error)[:200]}.",
+            "Save it again with a current Keras, or convert it to .tflite.",
         ) from error
 
 

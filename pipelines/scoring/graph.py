@@ -19,7 +19,7 @@ import ray
 from ray._private import worker
 from ray.data import ActorPoolStrategy, DataContext
 
-from pipelines.errors import NightreadError, TryLater
+from pipelines.errors import NightreadError, TryLater, last_line
 from pipelines.scoring import head
 from pipelines.scoring.parts import ClosingFile, PlanFile, blocks_of, open_plan
 from pipelines.scoring.patience import patiently
@@ -204,5 +204,6 @@ def understood(error: ray.exceptions.RayError) -> Exception:
         seen = seen.__cause__
     if isinstance(error, ray.exceptions.RayTaskError):
         return error  # a defect of ours in the actor: its traceback belongs on the screen
-    text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    return TryLater(f"Ray stopped the scoring: {text}.", "The same command goes on from the finished shards.")
+    return TryLater(
+        f"Ray stopped the scoring: {last_line(error)}.", "The same command goes on from the finished shards."
+    )

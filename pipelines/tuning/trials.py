@@ -12,7 +12,7 @@ import queue
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 
-from pipelines.errors import TryLater
+from pipelines.errors import TryLater, last_line
 from pipelines.storage.scratch import Scratch
 from pipelines.tuning.capacity import TrialRoom
 from pipelines.tuning.progress import TrialNews
@@ -114,6 +114,7 @@ def _raise_understood(failure: BaseException | None) -> None:
     from ray.exceptions import RayError
 
     if isinstance(failure, RayError):
-        text = (str(failure).strip().splitlines() or [type(failure).__name__])[-1]
-        raise TryLater(f"Ray stopped the search: {text}.", "The same command goes on from the answered points.")
+        raise TryLater(
+            f"Ray stopped the search: {last_line(failure)}.", "The same command goes on from the answered points."
+        )
     raise failure
