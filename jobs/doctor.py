@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from jobs.console import Console, JsonOption
+from jobs.score import InsecureOption
 from pipelines.errors import NightreadError, UsageError
 
 LIBRARIES = (
@@ -61,9 +62,7 @@ def register(app: typer.Typer) -> None:
 def doctor(
     results: Annotated[str | None, typer.Option(help="Also try whether this folder or URI can hold results.")] = None,
     address: Annotated[str, typer.Option(help="The Ray to try: local, auto or HOST:PORT.")] = "local",
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Join a cluster even if it takes anybody, without a token.")
-    ] = False,
+    insecure: InsecureOption = False,
     json: JsonOption = False,
 ) -> int:
     """Look whether this machine has what a night needs.

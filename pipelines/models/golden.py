@@ -67,7 +67,7 @@ def make_golden(answers: Mapping[str, npt.NDArray[np.float32]], size: int) -> by
         "input_size": size,
         "seed": SEED,
         "images_sha256": hashlib.sha256(golden_images(size).tobytes()).hexdigest(),
-        "tolerance": {precision: _tolerance(precision) for precision in answers},
+        "tolerance": {precision: tolerance_of(precision) for precision in answers},
         "answers": {
             precision: [[float(number) for number in row] for row in rows] for precision, rows in answers.items()
         },
@@ -75,8 +75,14 @@ def make_golden(answers: Mapping[str, npt.NDArray[np.float32]], size: int) -> by
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _tolerance(precision: str) -> float:
+def tolerance_of(precision: str) -> float:
+    """How far answers of one model may be apart on two machines."""
     return TOLERANCE if precision == "float32" else TOLERANCE_INT8
+
+
+def agree(answers: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32], tolerance: float) -> bool:
+    """Whether two sets of answers, float32 `[N, K]`, are of one shape and nowhere further apart; NaN never agrees."""
+    return answers.shape == wanted.shape and bool(np.abs(answers - wanted).max() <= tolerance)
 
 
 def self_test(bundle: Bundle, scorer: Callable[[Pixels], Vector], precision: str = "float32") -> bool:
@@ -94,13 +100,23 @@ def self_test(bundle: Bundle, scorer: Callable[[Pixels], Vector], precision: str
         ModelRefused: If an answer differs by more than the tolerance, or the file is not what it should be.
         UsageError: If a newer release wrote the file.
     """
-    if GOLDEN_FILE not in bundle.files:
-        return False
+    return GOLDEN_FILE in bundle.files and compare_golden(bundle.read(GOLDEN_FILE), bundle.uri, scorer, precision)
+
+
+def compare_golden(golden: bytes, uri: str, scorer: Callable[[Pixels], Vector], precision: str) -> bool:
+    """Compare as `self_test`, where the bundle itself is elsewhere.
+
+    Args:
+        golden: The content of its golden file, verified.
+        uri: The bundle's folder, for messages.
+        scorer: What is about to score patients.
+        precision: Which of the bundle's scorers it is.
+    """
     try:
-        value: dict[str, Any] = json.loads(bundle.read(GOLDEN_FILE))
+        value: dict[str, Any] = json.loads(golden)
         if value["format"] > FORMAT:
             raise UsageError(
-                f"{GOLDEN_FILE} of {bundle.uri} has format {value['format']}.", "A newer nightread wrote it: upgrade."
+                f"{GOLDEN_FILE} of {uri} has format {value['format']}.", "A newer nightread wrote it: upgrade."
             )
         if precision not in value["answers"]:
             return False
@@ -108,18 +124,14 @@ def self_test(bundle: Bundle, scorer: Callable[[Pixels], Vector], precision: str
         tolerance, size, seed = float(value["tolerance"][precision]), int(value["input_size"]), int(value["seed"])
         known = str(value["images_sha256"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelRefused(
-            f"{GOLDEN_FILE} of {bundle.uri} cannot be read.", "Make or import the bundle again."
-        ) from error
+        raise ModelRefused(f"{GOLDEN_FILE} of {uri} cannot be read.", "Make or import the bundle again.") from error
     images = golden_images(size, seed)
     if hashlib.sha256(images.tobytes()).hexdigest() != known:
-        raise ModelRefused(
-            f"The golden images of {bundle.uri} come out differently here.", "Check the installation of numpy."
-        )
+        raise ModelRefused(f"The golden images of {uri} come out differently here.", "Check the installation of numpy.")
     answers = np.stack([scorer(picture) for picture in images])
-    if answers.shape != wanted.shape or not float(np.abs(answers - wanted).max()) <= tolerance:
+    if not agree(answers, wanted, tolerance):
         raise ModelRefused(
-            f"The model {bundle.uri} fails its self-test: here it answers otherwise than when it was made.",
+            f"The model {uri} fails its self-test: here it answers otherwise than when it was made.",
             "Compare the versions that `nightread doctor` prints with those of the machine that made it.",
         )
     return True

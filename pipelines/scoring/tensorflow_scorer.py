@@ -16,7 +16,7 @@ from pipelines.errors import ModelRefused, UsageError
 from pipelines.models.backbones import import_keras
 from pipelines.models.bundle import Bundle
 from pipelines.models.compile import TOLERANCE, classifier_graph, freeze
-from pipelines.models.golden import golden_images
+from pipelines.models.golden import agree, golden_images
 from pipelines.models.rebuild import rebuild
 from pipelines.models.runtime import finished
 
@@ -97,7 +97,7 @@ class TensorFlowScorer:
             ModelRefused: If an answer differs by more than 1e-4.
         """
         answers = self(golden_images(self._io.input_size), len(wanted))
-        if answers.shape != wanted.shape or not float(np.abs(answers - wanted).max()) <= TOLERANCE:
+        if not agree(answers, wanted, TOLERANCE):
             raise ModelRefused(
                 f"The model fails its self-test in TensorFlow on {self.device}: it answers otherwise than LiteRT.",
                 "Score with --engine direct, and compare the versions that `nightread doctor` prints there with those "

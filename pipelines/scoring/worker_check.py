@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from pipelines.errors import NightreadError, TryLater, UsageError
+from pipelines.errors import NightreadError, TryLater, UsageError, first_line, last_line
 from pipelines.images.preprocess import Preprocessing
-from pipelines.models.golden import TOLERANCE, TOLERANCE_INT8, golden_answers
+from pipelines.models.golden import agree, golden_answers, tolerance_of
 from pipelines.models.runtime import Scorer, ScorerIO
 from pipelines.scoring.worker_process import begin_worker
 from pipelines.storage import files, paths
@@ -121,8 +121,7 @@ def look(question: Question, model: bytes) -> Finding:
     except NightreadError as error:
         return Finding(trouble=error.message, cure=error.cure, passing=isinstance(error, TryLater))
     except Exception as error:  # whatever a broken installation raises
-        said = (str(error).strip().splitlines() or [""])[-1].rstrip(".")
-        return Finding(trouble=f"{type(error).__name__}: {said}.", cure=SAME)
+        return Finding(trouble=f"{type(error).__name__}: {last_line(error)}.", cure=SAME)
 
 
 def _look_around(question: Question) -> None:
@@ -169,7 +168,7 @@ def check_nodes(night: Night, folder: str, model: bytes, io: ScorerIO) -> None:
     # A manifest's images may be read where they may not be listed.
     listed = paths.is_local(paths.canonical(night.root)) or not night.config.is_manifest
     here = golden_answers(Scorer(model, io), size)
-    tolerance = TOLERANCE if night.config.precision == "float32" else TOLERANCE_INT8
+    tolerance = tolerance_of(night.config.precision)
     with _marked(folder) as (mark, token):
         question = Question(
             installed(), night.root if listed else None, mark, token, size, night.bundle.preprocessing_id, io
@@ -208,7 +207,7 @@ def _judged(finding: Finding, here: np.ndarray, tolerance: float, token: bytes) 
         seen = b""
     if seen != token:
         return Finding(trouble="the driver does not see what it writes among the results.", cure=MOUNT)
-    if finding.answers.shape != here.shape or not float(np.abs(finding.answers - here).max()) <= tolerance:
+    if not agree(finding.answers, here, tolerance):
         return Finding(trouble="the model answers otherwise there than here.", cure=SAME)
     return finding
 
@@ -247,8 +246,7 @@ def _answer_of(ray: Any, task: Any) -> Finding:
     except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
         raise
     except ray.exceptions.RayTaskError as error:  # it does not even know this function
-        said = (str(error.cause if error.cause is not None else error).strip().splitlines() or [""])[-1].rstrip(".")
-        return Finding(trouble=f"this release of nightread does not run there: {said[:200]}.", cure=SAME)
+        said = last_line(error if error.cause is None else error.cause)[:200]
+        return Finding(trouble=f"this release of nightread does not run there: {said}.", cure=SAME)
     except ray.exceptions.RayError as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        return Finding(trouble=f"{said[:200]}.", cure="See how it does.", passing=True)
+        return Finding(trouble=f"{first_line(error)[:200]}.", cure="See how it does.", passing=True)
