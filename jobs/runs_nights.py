@@ -38,13 +38,19 @@ def nights_of(records: Iterable[RunRecord]) -> list[Night]:
     return list(nights.values())
 
 
-def too_many_failed(night: Night) -> bool:
-    """Whether more images failed than the command allowed."""
+def too_many_failed(failed: int, scored: int, allowed: str) -> bool:
+    """Whether more images failed than the command allowed.
+
+    Args:
+        failed: Images that failed.
+        scored: Images that have an answer.
+        allowed: What `--fail-threshold` was; "" in records of earlier releases.
+    """
     from pipelines.scoring.config import Allowance
 
-    if not night.failed or not night.allowed:
+    if not failed or not allowed:
         return False
-    return Allowance.parse("fail_threshold", night.allowed).exceeded(night.failed, night.failed + night.scored)
+    return Allowance.parse("fail_threshold", allowed).exceeded(failed, failed + scored)
 
 
 def night_lines(records: Iterable[RunRecord], blocks: bool) -> list[Line]:
@@ -62,7 +68,7 @@ def night_lines(records: Iterable[RunRecord], blocks: bool) -> list[Line]:
         f"  {len(nights)} nights, {nights[0].day} to {nights[-1].day}: {min(counts):,} to {max(counts):,} images scored"
     )
     lines: list[Line] = [[("scored  ", "dim"), (sparkline(counts, blocks), "blue"), (said, "dim")]]
-    marks = ["!" if too_many_failed(night) else " " for night in nights]
+    marks = ["!" if too_many_failed(night.failed, night.scored, night.allowed) else " " for night in nights]
     if "!" in marks:
         lines.append(
             [("failed  ", "dim"), ("".join(marks), "red"), ("  ! more failed than the command allowed", "dim")]

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.console import Console, JsonOption
+from jobs.runs_nights import too_many_failed
 from jobs.runs_page import page_lines
 from pipelines.errors import NightreadError, UsageError
 
 if TYPE_CHECKING:
     from pipelines.evaluation.night_facts import NightView
     from pipelines.predictions.examples import Example
-    from pipelines.predictions.runs import RunFolder, RunRecord
+    from pipelines.predictions.runs import RunRecord
     from pipelines.storage.leases import Owner
 
 # The owner of another machine is watched a little longer than it takes to show that it lives.
@@ -86,7 +87,11 @@ def look(
         record,
         state,
         sentence,
-        _over_threshold(record),
+        too_many_failed(
+            int(record.counts.get("failed") or 0),
+            int(record.counts.get("scored") or 0),
+            str(record.configuration.get("fail_threshold") or ""),
+        ),
         progress,
         examples,
         [(slow.seconds, slow.image_uri) for slow in slowest_images(folder, record)],
@@ -126,21 +131,11 @@ def _record(results: str, place: str, run: str | None) -> RunRecord:
         return RunFolder(place, run).read_record()
     for name in names:
         # A folder without a record is a run that died before it had one.
-        if (record := _readable(RunFolder(place, name))) is not None:
+        if (record := RunFolder(place, name).readable_record()) is not None:
             return _at_work(place, record)
     if files.exists(paths.join(place, "predictions")):
         raise UsageError(f"There is no run in {results!r} yet.", "The first `nightread score` makes one.")
     raise UsageError(f"There are no results in {results!r}.", "Check the path; `nightread score` makes them.")
-
-
-def _readable(folder: RunFolder) -> RunRecord | None:
-    from pipelines.predictions.runs import RunRecord
-    from pipelines.storage import files
-
-    try:
-        return RunRecord.from_json(files.read_bytes(folder.run_json), folder.run_json)
-    except (FileNotFoundError, UsageError):
-        return None
 
 
 def _at_work(place: str, newest: RunRecord) -> RunRecord:
@@ -148,7 +143,7 @@ def _at_work(place: str, newest: RunRecord) -> RunRecord:
     from pipelines.predictions.runs import RunFolder
 
     for name in newest.configuration.get("runs") or ():
-        record = _readable(RunFolder(place, str(name)))
+        record = RunFolder(place, str(name)).readable_record()
         if record is not None and record.status == "running":
             return record
     return newest
@@ -215,16 +210,6 @@ def _examples(place: str, record: RunRecord) -> tuple[dict[str, list[Example]], 
         return {}, [f"Examples of failures could not be read: {error.message}"]
 
 
-def _over_threshold(record: RunRecord) -> bool:
-    from pipelines.scoring.config import Allowance
-
-    failed, scored = int(record.counts.get("failed") or 0), int(record.counts.get("scored") or 0)
-    allowed = record.configuration.get("fail_threshold")
-    if not allowed or not failed:
-        return False
-    return Allowance.parse("fail_threshold", str(allowed)).exceeded(failed, failed + scored)
-
-
 def _drift(place: str, record: RunRecord) -> Mapping[str, Any] | None:
     """What was compared after the command of this run: it is kept with the last of its runs."""
     from pipelines.predictions.runs import RunFolder
@@ -241,7 +226,7 @@ def _since(place: str, record: RunRecord, run: str | None) -> list[str]:
     from pipelines.predictions.nights import newest_nights
 
     night = next(iter(newest_nights(place, 1)), None) if run is None else None
-    if night is None or night.exit_code in (0, 3, 5) or night.ended_at < record.started_at:
+    if night is None or night.finished or night.ended_at < record.started_at:
         return []
     said = f": {night.error['message']}" if night.error else "."
     return [f"The newest command ended {night.ended_at:%Y-%m-%d %H:%M} UTC with exit code {night.exit_code}{said}"]

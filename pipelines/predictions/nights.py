@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipelines.errors import UsageError
+from pipelines.predictions.runs import refuse_newer
 from pipelines.storage import files, paths
 
 FORMAT: Final = 1
@@ -127,11 +127,7 @@ class NightRecord:
         try:
             value = json.loads(data)
             number = int(value["format"])
-            if number > FORMAT:
-                raise UsageError(
-                    f"{uri!r} has format {number}; this release knows formats up to {FORMAT}.",
-                    "Use the release of nightread that wrote it, or a later one.",
-                )
+            refuse_newer(number, FORMAT, uri)
             return cls(
                 started_at=datetime.datetime.fromisoformat(value["started_at"]).astimezone(datetime.UTC),
                 ended_at=datetime.datetime.fromisoformat(value["ended_at"]).astimezone(datetime.UTC),

@@ -115,11 +115,7 @@ class RunRecord:
         try:
             value = json.loads(data)
             number = int(value["format"])
-            if number > FORMAT:
-                raise UsageError(
-                    f"{uri!r} has format {number}; this release knows formats up to {FORMAT}.",
-                    "Use the release of nightread that wrote it, or a later one.",
-                )
+            refuse_newer(number, FORMAT, uri)
             return cls(
                 run_id=str(value["run_id"]),
                 fingerprint=str(value["fingerprint"]),
@@ -139,6 +135,19 @@ class RunRecord:
                 "Restore it from a backup, or move its folder out of the results; no image of it is lost then, "
                 "only scored again.",
             ) from error
+
+
+def refuse_newer(number: int, known: int, uri: str) -> None:
+    """Refuse a file whose format number is above those that this release knows.
+
+    Raises:
+        UsageError: If it is.
+    """
+    if number > known:
+        raise UsageError(
+            f"{uri!r} has format {number}; this release knows formats up to {known}.",
+            "Use the release of nightread that wrote it, or a later one.",
+        )
 
 
 class RunFolder:
@@ -232,6 +241,13 @@ class RunFolder:
                 f"There is no run {self.run_id!r} in {self.results!r}.", "`nightread runs list` shows the runs."
             ) from None
         return RunRecord.from_json(data, self.run_json)
+
+    def readable_record(self) -> RunRecord | None:
+        """The record; None where there is none or a damaged one, which is for `runs verify` to tell."""
+        try:
+            return RunRecord.from_json(files.read_bytes(self.run_json), self.run_json)
+        except (FileNotFoundError, UsageError):
+            return None
 
     def write_cut(self, shards: Iterable[int]) -> None:
         """Cut the run to these shards, for good: gate and commit are of them alone, after a crash too."""

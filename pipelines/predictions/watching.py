@@ -176,16 +176,8 @@ def _how_it_ended(night: NightRecord) -> str:
 def _newest_runs(place: str) -> list[RunRecord]:
     names = files.list_names(paths.join(place, "runs"))[-NEWEST:]
     with ThreadPoolExecutor(_READERS, thread_name_prefix="runs") as pool:
-        records = pool.map(lambda name: _record_of(RunFolder(place, name)), names)
+        records = pool.map(lambda name: RunFolder(place, name).readable_record(), names)
         return [record for record in records if record is not None]
-
-
-def _record_of(folder: RunFolder) -> RunRecord | None:
-    """A run's record; None where it has none or a damaged one, which is for `runs verify` to tell."""
-    try:
-        return RunRecord.from_json(files.read_bytes(folder.run_json), folder.run_json)
-    except (FileNotFoundError, UsageError):
-        return None
 
 
 def _as_night(record: RunRecord) -> NightRecord:
