@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipelines.errors import ImageFailure, ModelRefused
-from pipelines.images.preprocess import Prepared
+from pipelines.images.preprocess import Prepared, Preprocessing
 from pipelines.models.decision import decide, sum_positive
 from pipelines.models.runtime import Pixels, Vector
 
@@ -174,6 +174,22 @@ class Service(Protocol):
         Raises:
             ImageFailure, QueueFull, NotReady: As `answer`.
         """
+
+
+def preprocessing_of(model: ServedModel) -> Preprocessing:
+    """The preprocessing that a model was made for.
+
+    Raises:
+        ModelRefused: If this version of nightread prepares images otherwise.
+    """
+    preprocessing = Preprocessing(model.input_size)
+    if preprocessing.id != model.preprocessing_id:
+        raise ModelRefused(
+            f"The model expects images prepared as {model.preprocessing_id[:12]}, and this version of nightread "
+            f"prepares them as {preprocessing.id[:12]}.",
+            "Use the version that the model was trained with, or train it again.",
+        )
+    return preprocessing
 
 
 def answer_image(

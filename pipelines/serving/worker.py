@@ -16,13 +16,12 @@ import socket
 from pathlib import Path
 from typing import IO, Any
 
-from pipelines.errors import ImageFailure, ModelRefused, NightreadError
+from pipelines.errors import ImageFailure, NightreadError
 from pipelines.images.child import ALARM_SLACK_SECONDS, MEMORY_BYTES
 from pipelines.images.members import load_pillow
-from pipelines.images.preprocess import Preprocessing
 from pipelines.models.golden import compare_golden
 from pipelines.models.runtime import Scorer, ScorerIO
-from pipelines.serving.answering import ServedModel, answer_image
+from pipelines.serving.answering import ServedModel, answer_image, preprocessing_of
 from pipelines.serving.exchange import HEAD, READY, failure_of, head
 from pipelines.serving.preview import preview_png
 
@@ -69,14 +68,7 @@ class _Answering:
 
     def __init__(self, told: dict[str, Any], data: bytes) -> None:
         self._model = ServedModel(**_with_tuples(told["model"]))
-        preprocessing = Preprocessing(self._model.input_size)
-        if preprocessing.id != self._model.preprocessing_id:
-            raise ModelRefused(
-                f"The model expects images prepared as {self._model.preprocessing_id[:12]}, and this version of "
-                f"nightread prepares them as {preprocessing.id[:12]}.",
-                "Use the version that the model was trained with, or train it again.",
-            )
-        self._prepare = preprocessing.prepare
+        self._prepare = preprocessing_of(self._model).prepare
         scorer, golden = told["lengths"]
         self._scorer = Scorer(data[:scorer], ScorerIO.from_json(told["io"]))
         if golden is not None:
