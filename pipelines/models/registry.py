@@ -62,6 +62,12 @@ def locate(ref: str) -> str:
     return folder
 
 
+def follows_champion(ref: str) -> bool:
+    """Whether a REF means whatever is champion, and so another bundle after each promotion."""
+    place = canonical(ref)
+    return not storage.exists(join(place, BUNDLE_FILE)) and _parts(place)[2] is None
+
+
 def champion(models: str, model: str) -> Champion | None:
     """The champion of a name with its history; None where there is none."""
     return read_champion(canonical(models), model)
