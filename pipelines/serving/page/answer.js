@@ -24,16 +24,24 @@ function beforeTheFirst() {
   ];
   const items = lines.map(([decision, text]) => decisionLine(decision, text));
   return [
-    make('p', {}, 'For each picture you see how probable every class is, and one of three decisions, or two where the '
-      + 'model refers nothing:'),
+    make(
+      'p',
+      {},
+      'For each picture you see how probable every class is, and one of three decisions, or two where the ' +
+        'model refers nothing:',
+    ),
     make('ul', {class: 'legend'}, ...items),
     make('p', {class: 'quiet'}, 'The answer is the very same that the night’s reading of the archive would write.'),
   ];
 }
 
 function verdict(kind, word, sentence) {
-  return make('div', {class: `verdict ${kind}`}, sign(kind), make('div', {}, make('p', {class: 'word'}, word),
-    make('p', {class: 'why'}, sentence)));
+  return make(
+    'div',
+    {class: `verdict ${kind}`},
+    sign(kind),
+    make('div', {}, make('p', {class: 'word'}, word), make('p', {class: 'why'}, sentence)),
+  );
 }
 
 function answered(entry) {
@@ -41,8 +49,14 @@ function answered(entry) {
   const own = models.get(answer.model.model_id);
   const parts = [];
   if (answer.decision === null) {
-    parts.push(verdict('none', 'No decision', 'This model has no threshold, so it gives probabilities only. What they '
-      + 'mean for a picture is for a person to say.'));
+    parts.push(
+      verdict(
+        'none',
+        'No decision',
+        'This model has no threshold, so it gives probabilities only. What they ' +
+          'mean for a picture is for a person to say.',
+      ),
+    );
   } else {
     const sentence = own?.thresholds ? decisionSentence(answer, own) : '';
     parts.push(verdict(answer.decision, DECISIONS[answer.decision].word, sentence));
@@ -62,7 +76,14 @@ function explanations(answer, own) {
     const heading = make('h3', {}, 'Why this is not the most probable class');
     parts.push(make('div', {class: 'meaning'}, heading, make('p', {}, difference)));
   } else if (difference) {
-    parts.push(make('details', {}, make('summary', {}, 'Why the most probable class is not the decision'), make('p', {}, difference)));
+    parts.push(
+      make(
+        'details',
+        {},
+        make('summary', {}, 'Why the most probable class is not the decision'),
+        make('p', {}, difference),
+      ),
+    );
   }
   return parts;
 }
@@ -78,16 +99,29 @@ function scaleOf(answer, own) {
   };
   const marker = make('span', {class: 'marker'});
   marker.style.left = `${answer.p_positive * 100}%`;
-  const track = make('div', {class: 'track'}, zone('negative', 0, low), zone('refer', low, to), zone('positive', to, 1), marker);
-  const ends = make('div', {class: 'ends'}, make('span', {}, '0'), make('span', {}, `probability of ${positiveWords(own.positive_classes)}`),
-    make('span', {}, `100${SPACE}%`));
+  const track = make(
+    'div',
+    {class: 'track'},
+    zone('negative', 0, low),
+    zone('refer', low, to),
+    zone('positive', to, 1),
+    marker,
+  );
+  const ends = make(
+    'div',
+    {class: 'ends'},
+    make('span', {}, '0'),
+    make('span', {}, `probability of ${positiveWords(own.positive_classes)}`),
+    make('span', {}, `100${SPACE}%`),
+  );
   return make('div', {class: 'scale', 'aria-hidden': 'true'}, track, ends);
 }
 
 function bars(answer, own) {
   const ranked = Object.entries(answer.probabilities).sort((one, other) => other[1] - one[1]);
   const positives = own?.positive_classes ?? [];
-  const list = (entries) => make('ul', {class: 'classes'}, ...entries.map(([name, share]) => bar(name, share, answer, positives)));
+  const list = (entries) =>
+    make('ul', {class: 'classes'}, ...entries.map(([name, share]) => bar(name, share, answer, positives)));
   if (ranked.length <= ROOM_FOR_CLASSES) return [list(ranked)];
   const rest = ranked.slice(CLASSES_AT_ONCE);
   const together = perCent(rest.reduce((sum, [, share]) => sum + share, 0));
@@ -100,8 +134,13 @@ function bar(name, share, answer, positives) {
   fill.style.width = `${share * 100}%`;
   const tag = positives.includes(name) ? make('span', {class: 'tag'}, 'positive class') : null;
   const most = name === answer.predicted_label ? make('span', {class: 'tag most'}, 'most probable') : null;
-  return make('li', {class: most ? 'most' : null}, make('span', {class: 'name'}, name, ' ', most, ' ', tag),
-    make('span', {class: 'share'}, perCent(share)), make('span', {class: 'rail', 'aria-hidden': 'true'}, fill));
+  return make(
+    'li',
+    {class: most ? 'most' : null},
+    make('span', {class: 'name'}, name, ' ', most, ' ', tag),
+    make('span', {class: 'share'}, perCent(share)),
+    make('span', {class: 'rail', 'aria-hidden': 'true'}, fill),
+  );
 }
 
 function failed(entry) {
@@ -113,7 +152,11 @@ function failed(entry) {
 }
 
 function cancelled(entry) {
-  return [verdict('none', 'Not read', 'You cancelled before it was answered.'), againButton(entry, 'Read it now'), factsOf(entry)];
+  return [
+    verdict('none', 'Not read', 'You cancelled before it was answered.'),
+    againButton(entry, 'Read it now'),
+    factsOf(entry),
+  ];
 }
 
 function againButton(entry, text) {

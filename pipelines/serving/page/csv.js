@@ -12,14 +12,42 @@ function cell(value) {
 
 function csvText(all) {
   const classes = [...new Set(all.flatMap((entry) => Object.keys(entry.answer?.probabilities ?? {})))];
-  const header = ['file', 'status', 'decision', 'predicted_label', 'p_positive', ...classes.map((name) => `p of ${name}`),
-    'error_code', 'bytes', 'width', 'height', 'content_sha256', 'model', 'version', 'model_id', 'request_id'];
+  const header = [
+    'file',
+    'status',
+    'decision',
+    'predicted_label',
+    'p_positive',
+    ...classes.map((name) => `p of ${name}`),
+    'error_code',
+    'bytes',
+    'width',
+    'height',
+    'content_sha256',
+    'model',
+    'version',
+    'model_id',
+    'request_id',
+  ];
   const rows = all.map((entry) => {
     const answer = entry.answer ?? {};
-    return [entry.name, entry.state, answer.decision, answer.predicted_label, answer.p_positive,
-      ...classes.map((name) => answer.probabilities?.[name]), entry.problem?.code, entry.file.size, answer.width,
-      answer.height, answer.content_sha256, answer.model?.name, answer.model?.version, answer.model?.model_id,
-      answer.request_id];
+    return [
+      entry.name,
+      entry.state,
+      answer.decision,
+      answer.predicted_label,
+      answer.p_positive,
+      ...classes.map((name) => answer.probabilities?.[name]),
+      entry.problem?.code,
+      entry.file.size,
+      answer.width,
+      answer.height,
+      answer.content_sha256,
+      answer.model?.name,
+      answer.model?.version,
+      answer.model?.model_id,
+      answer.request_id,
+    ];
   });
   return [header, ...rows].map((row) => `${row.map(cell).join(',')}\r\n`).join('');
 }

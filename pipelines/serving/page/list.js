@@ -9,7 +9,8 @@ let inFlight = 0;
 const order = {column: 'place', up: true};
 
 const share = (entry) => entry.answer?.probabilities[entry.answer.predicted_label] ?? -1;
-const rank = (entry) => (entry.state === 'answered' ? DECISIONS[entry.answer.decision]?.rank ?? 0.5 : entry.state === 'failed' ? 0 : -1);
+const rank = (entry) =>
+  entry.state === 'answered' ? (DECISIONS[entry.answer.decision]?.rank ?? 0.5) : entry.state === 'failed' ? 0 : -1;
 const collator = new Intl.Collator('en', {numeric: true});
 
 // By column: heading, what is compared (text or number), and whether the first click shows the highest first.
@@ -19,7 +20,7 @@ const COLUMNS = {
   decision: ['Decision', rank, true],
   label: ['Most probable class', (entry) => entry.answer?.predicted_label ?? '', false],
   share: ['Its probability', share, true],
-  positive: ['Positive', (entry) => entry.answer?.p_positive ?? -1, true],
+  positive: ['Probability of positive', (entry) => entry.answer?.p_positive ?? -1, true],
   size: ['Size', (entry) => entry.file.size, true],
 };
 
@@ -27,8 +28,16 @@ function addFiles(files) {
   const added = files.map((file) => {
     made += 1;
     // A pasted picture is called image.png by every browser.
-    return {place: made, file, name: file.name || `picture ${made}`, state: 'waiting', answer: null, problem: null,
-      stop: new AbortController(), row: null};
+    return {
+      place: made,
+      file,
+      name: file.name || `picture ${made}`,
+      state: 'waiting',
+      answer: null,
+      problem: null,
+      stop: new AbortController(),
+      row: null,
+    };
   });
   entries.push(...added);
   for (const entry of added) drawRow(entry);
@@ -53,7 +62,8 @@ async function readEntry(entry) {
   entry.state = 'reading';
   changed(entry);
   try {
-    if (entry.file.size === 0) throw new Problem(400, (await isReadable(entry.file)) ? 'empty' : 'unreadable', '', 0, '');
+    if (entry.file.size === 0)
+      throw new Problem(400, (await isReadable(entry.file)) ? 'empty' : 'unreadable', '', 0, '');
     entry.answer = await askPatiently('predict', entry.file, entry.stop.signal, (response) => response.json());
     entry.state = 'answered';
     if (!models.has(entry.answer.model.model_id)) refreshModel();
@@ -129,10 +139,13 @@ function tally() {
 tally.before = 0;
 
 function tallyParts(open, stopped) {
-  const of = (decision) => entries.filter((entry) => entry.state === 'answered' && entry.answer.decision === decision).length;
+  const of = (decision) =>
+    entries.filter((entry) => entry.state === 'answered' && entry.answer.decision === decision).length;
   const failures = entries.filter((entry) => entry.state === 'failed').length;
   const parts = [make('span', {}, counted(entries.length, 'picture', 'pictures'))];
-  const chip = (kind, count, word) => { if (count) parts.push(' ', make('span', {class: 'chip'}, sign(kind), `${whole(count)} ${word}`)); };
+  const chip = (kind, count, word) => {
+    if (count) parts.push(' ', make('span', {class: 'chip'}, sign(kind), `${whole(count)} ${word}`));
+  };
   for (const decision of ['positive', 'refer', 'negative']) chip(decision, of(decision), decision);
   chip('none', of(null), 'without decision');
   chip('failed', failures, 'without answer');
@@ -143,7 +156,12 @@ function tallyParts(open, stopped) {
 
 function drawColumns() {
   for (const [column, [title, , highestFirst]] of Object.entries(COLUMNS)) {
-    const button = make('button', {type: 'button', class: 'sort'}, title, make('span', {class: 'arrow', 'aria-hidden': 'true'}));
+    const button = make(
+      'button',
+      {type: 'button', class: 'sort'},
+      title,
+      make('span', {class: 'arrow', 'aria-hidden': 'true'}),
+    );
     button.onclick = () => {
       order.up = order.column === column ? !order.up : !highestFirst;
       order.column = column;
@@ -170,12 +188,15 @@ function sortRows() {
     const sorted = column === order.column ? (order.up ? 'ascending' : 'descending') : 'none';
     byId('columns').children[place].setAttribute('aria-sort', sorted);
   });
+  showPlace();
 }
 
 function drawRow(entry) {
   const canvas = make('canvas', {class: 'thumb', width: 1, height: 1, 'aria-hidden': 'true'});
   const button = make('button', {type: 'button', class: 'link'}, entry.name);
-  const cells = Object.keys(COLUMNS).map((column) => make(column === 'name' ? 'th' : 'td', {class: `of-${column}`, scope: column === 'name' ? 'row' : null}));
+  const cells = Object.keys(COLUMNS).map((column) =>
+    make(column === 'name' ? 'th' : 'td', {class: `of-${column}`, scope: column === 'name' ? 'row' : null}),
+  );
   cells[0].textContent = String(entry.place);
   cells[1].append(make('span', {class: 'named'}, make('span', {class: 'frame'}, canvas), button));
   cells[6].textContent = byteText(entry.file.size);
@@ -192,8 +213,8 @@ const STATES = {waiting: 'Waiting', reading: 'Being read', cancelled: 'Cancelled
 function fillRow(entry) {
   const [, , decision, label, own, positive] = entry.cells;
   const {answer} = entry;
-  const kind = answer ? answer.decision ?? 'none' : {failed: 'failed', cancelled: 'none'}[entry.state] ?? 'waiting';
-  const word = answer ? DECISIONS[answer.decision]?.word ?? 'No decision' : STATES[entry.state];
+  const kind = answer ? (answer.decision ?? 'none') : ({failed: 'failed', cancelled: 'none'}[entry.state] ?? 'waiting');
+  const word = answer ? (DECISIONS[answer.decision]?.word ?? 'No decision') : STATES[entry.state];
   decision.replaceChildren(make('span', {class: `decided ${kind}`}, sign(kind), word));
   label.textContent = answer?.predicted_label ?? (entry.problem ? reasonOf(entry.problem.code)[0] : '');
   label.classList.toggle('quiet', !answer);
@@ -218,10 +239,12 @@ function drawThumbs() {
   while (thumbsInWork < THUMBS_AT_ONCE && thumbsWanted.length) {
     const entry = thumbsWanted.shift();
     thumbsInWork += 1;
-    thumbnail(entry.file, entry.canvas).catch(() => entry.canvas.replaceWith(sign('failed'))).finally(() => {
-      thumbsInWork -= 1;
-      drawThumbs();
-    });
+    thumbnail(entry.file, entry.canvas)
+      .catch(() => entry.canvas.replaceWith(sign('failed')))
+      .finally(() => {
+        thumbsInWork -= 1;
+        drawThumbs();
+      });
   }
 }
 

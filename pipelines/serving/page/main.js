@@ -102,6 +102,10 @@ watch();
 drawColumns();
 showAnswer(null);
 loadModel().then(
-  () => { for (const entry of entries) changed(entry, false); },
-  () => { byId('model-line').textContent = 'The server does not say what its model is.'; },
+  () => {
+    for (const entry of entries) changed(entry, false);
+  },
+  (error) => {
+    byId('model-line').textContent = `The server does not tell this page of its model. ${error.detail ?? ''}`;
+  },
 );

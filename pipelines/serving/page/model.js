@@ -48,7 +48,9 @@ const threeDecimals = (value) => (typeof value === 'number' ? value.toFixed(3).r
 
 function intervalText({low, high}) {
   if (typeof low !== 'number' || typeof high !== 'number') return '–';
-  return Math.min(low, high) < 0 ? `${threeDecimals(low)} to ${threeDecimals(high)}` : `${threeDecimals(low)}–${threeDecimals(high)}`;
+  return Math.min(low, high) < 0
+    ? `${threeDecimals(low)} to ${threeDecimals(high)}`
+    : `${threeDecimals(low)}–${threeDecimals(high)}`;
 }
 
 function validationPart(said) {
@@ -61,22 +63,35 @@ function validationPart(said) {
   }
   const count = total(said.card.images?.val);
   const two = said.classes.length === 2 && said.positive_classes.length === 1;
-  const basis = `${count ? `On ${whole(count)} pictures that` : 'On pictures that'} it was not trained with, by the most `
-    + `probable class; ${two ? `“it” is ${said.positive_classes[0]}` : 'the mean over classes, each against the rest'}.`;
+  const basis =
+    `${count ? `On ${whole(count)} pictures that` : 'On pictures that'} it was not trained with, by the most ` +
+    `probable class; ${two ? `“it” is ${said.positive_classes[0]}` : 'the mean over classes, each against the rest'}.`;
   const parts = [heading, make('p', {class: 'quiet'}, basis), figureTable(names.slice(0, SHOWN_AT_ONCE), figures)];
   if (names.length > SHOWN_AT_ONCE) {
-    parts.push(make('details', {}, make('summary', {}, 'More figures'), figureTable(names.slice(SHOWN_AT_ONCE), figures)));
+    parts.push(
+      make('details', {}, make('summary', {}, 'More figures'), figureTable(names.slice(SHOWN_AT_ONCE), figures)),
+    );
   }
   const caution = 'On other pictures, from another device or other patients, it may reach less.';
   return make('div', {}, ...parts, make('p', {class: 'quiet'}, caution));
 }
 
 function figureTable(names, figures) {
-  const header = make('tr', {}, ...['Figure', 'Value', '95 % interval'].map((text) => make('th', {scope: 'col'}, text)));
+  const header = make(
+    'tr',
+    {},
+    ...['Figure', 'Value', '95 % interval'].map((text) => make('th', {scope: 'col'}, text)),
+  );
   const rows = names.map((name) => {
     const [label, meaning] = FIGURES[name];
     const head = make('th', {scope: 'row'}, label, make('span', {class: 'basis'}, meaning));
-    return make('tr', {}, head, make('td', {}, threeDecimals(figures[name].value)), make('td', {}, intervalText(figures[name])));
+    return make(
+      'tr',
+      {},
+      head,
+      make('td', {}, threeDecimals(figures[name].value)),
+      make('td', {}, intervalText(figures[name])),
+    );
   });
   return make('table', {class: 'figures'}, make('thead', {}, header), make('tbody', {}, ...rows));
 }
@@ -85,15 +100,26 @@ function decidingPart(said) {
   const heading = make('h3', {}, 'How it decides');
   const what = positiveWords(said.positive_classes);
   if (!said.thresholds) {
-    return make('div', {}, heading, make('p', {}, `It has no threshold, so it gives probabilities and decides nothing.`));
+    return make(
+      'div',
+      {},
+      heading,
+      make('p', {}, `It has no threshold, so it gives probabilities and decides nothing.`),
+    );
   }
   const [low, high] = limitsOf(said.thresholds);
   const [from, to] = comparable(low, high);
   const lines = [decisionLine('negative', low > 0 ? `below ${from}` : 'never')];
   if (low < high) lines.push(decisionLine('refer', high > 1 ? `from ${from}` : `from ${from} to below ${to}`));
   lines.push(decisionLine('positive', high > 1 ? 'never' : `from ${to}`));
-  return make('div', {}, heading, make('p', {}, `By the probability of ${what}:`), make('ul', {class: 'legend'}, ...lines),
-    ...reachedWords(said.thresholds).map((text) => make('p', {class: 'quiet'}, text)));
+  return make(
+    'div',
+    {},
+    heading,
+    make('p', {}, `By the probability of ${what}:`),
+    make('ul', {class: 'legend'}, ...lines),
+    ...reachedWords(said.thresholds).map((text) => make('p', {class: 'quiet'}, text)),
+  );
 }
 
 function decisionLine(decision, text) {
@@ -102,11 +128,14 @@ function decisionLine(decision, text) {
 
 function reachedWords(thresholds) {
   const {decided, cases, referred, sensitivity, specificity} = thresholds;
-  const found = (of, none) => `${perCent(of)} of the positive ones were called positive, ${perCent(none)} of the others negative.`;
+  const found = (of, none) =>
+    `${perCent(of)} of the positive ones were called positive, ${perCent(none)} of the others negative.`;
   const number = (value) => typeof value === 'number';
   if (decided && number(decided.sensitivity) && number(decided.specificity) && cases && referred) {
-    return [`On validation ${whole(referred)} of ${whole(cases)} pictures were referred; of the rest, `
-      + found(decided.sensitivity, decided.specificity)];
+    return [
+      `On validation ${whole(referred)} of ${whole(cases)} pictures were referred; of the rest, ` +
+        found(decided.sensitivity, decided.specificity),
+    ];
   }
   return number(sensitivity) && number(specificity) ? [`On validation ${found(sensitivity, specificity)}`] : [];
 }

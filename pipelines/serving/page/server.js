@@ -6,6 +6,7 @@ let sinceAway = 0;
 let wake = () => {};
 
 const LONGEST_WAIT = 30;
+const TRIES_PER_FILE = 3;
 
 class Problem extends Error {
   constructor(status, code, detail, retryAfter, tokenUsed) {
@@ -15,7 +16,7 @@ class Problem extends Error {
 
   // Whether the same request may be answered later.
   get passes() {
-    return [0, 401, 429, 502, 503, 504].includes(this.status) && this.code !== 'unreadable';
+    return [0, 401, 408, 429, 502, 503, 504].includes(this.status) && !['unreadable', 'cut'].includes(this.code);
   }
 }
 
@@ -48,7 +49,13 @@ async function ask(path, file = null, signal = null) {
   const headers = tokenUsed ? {Authorization: `Bearer ${tokenUsed}`} : {};
   if (file) headers['Content-Type'] = 'application/octet-stream';
   const options = {
-    method: file ? 'POST' : 'GET', headers, body: file, signal, cache: 'no-store', credentials: 'omit', redirect: 'error',
+    method: file ? 'POST' : 'GET',
+    headers,
+    body: file,
+    signal,
+    cache: 'no-store',
+    credentials: 'omit',
+    redirect: 'error',
   };
   let response;
   try {
@@ -64,7 +71,7 @@ async function ask(path, file = null, signal = null) {
 
 // The same, and where waiting helps it waits: together with all other requests, and says why. `read` takes the body.
 async function askPatiently(path, file, signal, read) {
-  for (;;) {
+  for (let cuts = 0; ;) {
     if (waiting) await Promise.race([waiting, untilAborted(signal)]);
     signal?.throwIfAborted();
     try {
@@ -73,11 +80,24 @@ async function askPatiently(path, file, signal, read) {
       if (!waiting) hideBanner();
       return said;
     } catch (error) {
-      const cut = error instanceof TypeError && !signal?.aborted;
-      const problem = cut ? new Problem(0, 'away', '', 0, token) : error;
+      const broken = error instanceof TypeError && !signal?.aborted;
+      const problem = broken ? new Problem(0, 'away', '', 0, token) : error;
       if (!(problem instanceof Problem) || !problem.passes) throw error;
+      if (file && problem.status === 0 && (await lives())) {
+        // A server that answers others but hangs up on this file does not want it; a browser is not told why.
+        cuts += 1;
+        if (cuts === TRIES_PER_FILE) throw new Problem(0, 'cut', '', 0, token);
+      }
       hold(problem);
     }
+  }
+}
+
+async function lives() {
+  try {
+    return (await fetch('healthz', {cache: 'no-store', credentials: 'omit'})).ok;
+  } catch {
+    return false;
   }
 }
 
@@ -106,9 +126,16 @@ function hold(problem) {
 }
 
 function wordsOf(problem) {
-  if (problem.status === 429) return ['The server is busy.', 'Your pictures wait here and are sent when there is room.'];
-  if (problem.status === 503) return ['The server is not ready yet.', 'It loads and tests its model. The page goes on by itself.'];
-  return ['The server does not answer.', 'Your pictures stay here. Look at the network; the page tries again by itself.'];
+  if (problem.status === 429 || problem.code === 'too_many_connections')
+    return ['The server is busy.', 'Your pictures wait here and are sent when there is room.'];
+  if (problem.code === 'not_ready')
+    return ['The server is not ready yet.', 'It loads and tests its model. The page goes on by itself.'];
+  if (problem.status === 503)
+    return ['The server cannot answer now.', `${problem.detail} The page tries again by itself.`];
+  return [
+    'The server does not answer.',
+    'Your pictures stay here. Look at the network; the page tries again by itself.',
+  ];
 }
 
 function pauseUntilWoken() {
@@ -164,7 +191,9 @@ function takeToken(event) {
   const given = byId('token').value.trim();
   byId('token').value = '';
   if (!/^[\x21-\x7e]+$/.test(given)) {
-    byId('token-wrong').textContent = given ? 'A token has no spaces, accents or signs of other scripts.' : 'Enter the token.';
+    byId('token-wrong').textContent = given
+      ? 'A token has no spaces, accents or signs of other scripts.'
+      : 'Enter the token.';
     byId('token').setAttribute('aria-invalid', 'true');
     return;
   }
@@ -175,5 +204,7 @@ function takeToken(event) {
 
 function tokenLater() {
   if (token || !waiting) return;
-  showBanner('A token is needed.', 'Without it this server does not answer.', 'Enter the token', () => askForToken(false));
+  showBanner('A token is needed.', 'Without it this server does not answer.', 'Enter the token', () =>
+    askForToken(false),
+  );
 }

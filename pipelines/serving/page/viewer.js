@@ -76,13 +76,16 @@ async function showPicture(entry) {
   byId('empty').hidden = entry !== null;
   byId('viewer').hidden = true;
   byId('viewer-bar').hidden = entry === null;
+  byId('zooming').hidden = true;
   byId('drawn-by').textContent = '';
   URL.revokeObjectURL(shownUrl);
   shownUrl = '';
   byId('shown').removeAttribute('src');
   veil('');
   if (!entry) return;
-  const slow = setTimeout(() => { if (shownEntry === entry) veil('Drawing the picture …'); }, 400);
+  const slow = setTimeout(() => {
+    if (shownEntry === entry) veil('Drawing the picture …');
+  }, 400);
   try {
     const picture = await drawn(entry.file, PREVIEW_SIDE, null);
     if (shownEntry !== entry) {
@@ -108,8 +111,10 @@ function place(entry, {image, url, by}) {
   byId('shown').src = url;
   byId('shown').alt = `The picture ${entry.name}`;
   byId('viewer').hidden = false;
+  byId('zooming').hidden = false;
   Object.assign(view, {width: image.naturalWidth, height: image.naturalHeight});
-  byId('drawn-by').textContent = by === 'server' ? 'Preview made by the server, in its memory' : '';
+  const small = Math.max(view.width, view.height) === PREVIEW_SIDE ? `, ${whole(PREVIEW_SIDE)} pixels at most` : '';
+  byId('drawn-by').textContent = by === 'server' ? `Preview made by the server${small}` : '';
   fit();
 }
 
@@ -141,7 +146,8 @@ function zoomTo(scale, atX = null, atY = null) {
 }
 
 // Along one side: a picture that is larger than the stage covers it, a smaller one stands in its middle.
-const held = (offset, size, stage) => (size <= stage ? (stage - size) / 2 : Math.min(0, Math.max(stage - size, offset)));
+const held = (offset, size, stage) =>
+  size <= stage ? (stage - size) / 2 : Math.min(0, Math.max(stage - size, offset));
 
 function move(byX, byY) {
   const [width, height] = stageSize();
@@ -197,7 +203,11 @@ function onPointerMove(event) {
   const apart = (one) => Math.hypot(one.x - other.x, one.y - other.y);
   const box = byId('viewer').getBoundingClientRect();
   move((now.x - before.x) / 2, (now.y - before.y) / 2);
-  zoomTo(view.scale * (apart(now) / Math.max(apart(before), 1)), (now.x + other.x) / 2 - box.left, (now.y + other.y) / 2 - box.top);
+  zoomTo(
+    view.scale * (apart(now) / Math.max(apart(before), 1)),
+    (now.x + other.x) / 2 - box.left,
+    (now.y + other.y) / 2 - box.top,
+  );
 }
 
 function watchViewer() {

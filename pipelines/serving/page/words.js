@@ -10,16 +10,26 @@ const DECISIONS = {
 // What is wrong with a file, and what to do about it; by the code of the answer.
 const REASONS = {
   not_an_image: ['This is not a picture of a kind that is read.', 'Choose a JPEG, PNG, TIFF, BMP, GIF or WebP file.'],
-  unsupported: ['This is a picture of a variant that cannot be read faithfully.',
-    'Export it again as an ordinary PNG, TIFF or JPEG.'],
+  unsupported: [
+    'This is a picture of a variant that cannot be read faithfully.',
+    'Export it again as an ordinary PNG, TIFF or JPEG.',
+  ],
   truncated: ['The file is damaged, or it ends too early.', 'Copy or export it again from where it came from.'],
   too_large: ['The file has more bytes or pixels than are read.', 'Export it smaller.'],
-  decoder_crashed: ['Decoding this file stopped the program that reads pictures.',
-    'Nothing else was harmed. Export the picture again, as PNG.'],
+  decoder_crashed: [
+    'Decoding this file stopped the program that reads pictures.',
+    'Nothing else was harmed. Export the picture again, as PNG.',
+  ],
   timed_out: ['Decoding this file took too long.', 'Export it smaller, or in another format.'],
   empty: ['The file is empty.', 'Copy or export it again from where it came from.'],
-  unreadable: ['The browser cannot read this file.',
-    'It is a folder, or it was moved or changed after it was chosen. Choose it again.'],
+  unreadable: [
+    'The browser cannot read this file.',
+    'It is a folder, or it was moved or changed after it was chosen. Choose it again.',
+  ],
+  cut: [
+    'The server hung up while this file was sent.',
+    'It may be too large for the server. Export it smaller, or ask whoever runs the server.',
+  ],
   internal: ['The server failed on this file.', 'Try it again; if it fails again, tell whoever runs the server.'],
 };
 const OTHER_REASON = ['The server did not take this file.', 'Try it again, or tell whoever runs the server.'];
@@ -32,15 +42,19 @@ function perCent(share) {
   return `${(share * 100).toFixed(1)}${SPACE}%`;
 }
 
-// Per cents that stand in one sentence: with so many decimals that what differs looks different.
+// Per cents of one sentence: each with so many decimals that it shows, and that what differs looks different.
 function comparable(...shares) {
-  const different = new Set(shares).size;
-  for (let decimals = 1; decimals <= 6; decimals += 1) {
-    const texts = shares.map((share) => (share * 100).toFixed(decimals));
-    const vanished = shares.some((share, place) => share > 0 && Number(texts[place]) === 0);
-    if (!vanished && new Set(texts).size === different) return texts.map((text) => `${text}${SPACE}%`);
+  const decimals = shares.map(() => 1);
+  const text = (place) => (shares[place] * 100).toFixed(decimals[place]);
+  const unclear = (place) =>
+    (shares[place] > 0 && Number(text(place)) === 0) ||
+    (shares[place] < 1 && Number(text(place)) === 100) ||
+    shares.some((other, at) => other !== shares[place] && Number(text(at)) === Number(text(place)));
+  for (let round = 0; round < 6; round += 1) {
+    const places = shares.map((_, place) => place).filter(unclear);
+    for (const place of places) decimals[place] += 1;
   }
-  return shares.map((share) => `${(share * 100).toPrecision(7)}${SPACE}%`);
+  return shares.map((_, place) => `${text(place)}${SPACE}%`);
 }
 
 function byteText(count) {
@@ -87,8 +101,10 @@ function decisionSentence(answer, model) {
 function referMeaning(model) {
   const {cases, referred} = model.thresholds;
   const often = cases ? ` Of its ${whole(cases)} validation pictures, ${whole(referred)} fell into this range.` : '';
-  return 'A person must look at this picture. The model neither rules '
-    + `${positiveWords(model.positive_classes)} out nor calls it: this is not a finding of its own.${often}`;
+  return (
+    'A person must look at this picture. The model neither rules ' +
+    `${positiveWords(model.positive_classes)} out nor calls it: this is not a finding of its own.${often}`
+  );
 }
 
 // Why class and decision differ; '' where they say the same.
@@ -103,12 +119,14 @@ function differenceSentence(answer, model) {
   const first = `The most probable class is ${label} (${own}). The decision asks another question:`;
   const whose = `the probability of ${positiveWords(model.positive_classes)} (${positive})`;
   const goal = thresholds.target_sensitivity
-    ? ` The limits were chosen on validation pictures, so that at least ${perCent(thresholds.target_sensitivity)} of the `
-      + 'positive ones are found.'
+    ? ` The limits were chosen on validation pictures, so that at least ${perCent(thresholds.target_sensitivity)} of the ` +
+      'positive ones are found.'
     : '';
   if (answer.decision === 'refer') {
-    return `${first} whether ${whose} is low enough to say negative or high enough to say positive. `
-      + `It is neither.${goal}`;
+    return (
+      `${first} whether ${whose} is low enough to say negative or high enough to say positive. ` +
+      `It is neither.${goal}`
+    );
   }
   const reaches = answer.decision === 'positive' ? 'reaches' : 'stays below';
   return `${first} ${whose} ${reaches} ${at}, where this model draws the line.${goal}`;
