@@ -5,9 +5,11 @@ BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-input --constraint requirements.lock
 DIR ?= nightread-demo
 PYTEST := $(BIN)/python -m pytest
+# Each of thousands of processes would compile our files again where the environment forbids to keep them compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check bench offline clean
+.PHONY: help demo test unit check style bench offline clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
@@ -19,19 +21,21 @@ test: .venv/.tests-installed ## run every check and every test (ONLY=path narrow
 ifdef ONLY
 	$(PYTEST) $(ONLY)
 else
-	$(MAKE) --no-print-directory check
+	$(MAKE) --no-print-directory style
 	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
 endif
 
 unit: .venv/.tests-installed ## run the tests that need no Ray, no TensorFlow and no network
 	$(PYTEST) tests/unit
 
-check: .venv/.tests-installed ## check style, types, imports and documents
+check: style ## check style, types, imports and documents
+	$(PYTEST) --quiet tests/unit/house
+
+style: .venv/.tests-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) --quiet tests/unit/house
 
 bench: .venv/.tests-installed ## run the benchmarks and check their answers (ONLY=path narrows)
 	@status=0; for file in $(or $(ONLY),$(sort $(wildcard tests/benchmarks/bench_*.py))); do \

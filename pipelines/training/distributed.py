@@ -148,10 +148,9 @@ def _fit_once(
 def _run_trainer(job: FitJob, resources: Resources, mailbox: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="nightread-train-") as folder:
         from ray.train import BackendConfig, RunConfig, ScalingConfig
-        from ray.train.tensorflow import TensorflowTrainer
         from ray.train.v2.api.config import FailureConfig  # ray.train's own name hides its arguments
 
-        trainer = TensorflowTrainer(
+        trainer = _trainer()(
             _work,
             # Ray's own would have the controller import TensorFlow before the workers do, which takes as long again,
             # and ask for the Keras of old, which our models are not. `_join` does what is left of it.
@@ -170,6 +169,23 @@ def _run_trainer(job: FitJob, resources: Resources, mailbox: Any) -> None:
             ),
         )
         trainer.fit()
+
+
+def _trainer() -> Any:
+    """Ray Train's trainer without the actor that deals datasets of Ray Data out, of which a fit has none.
+
+    It takes the cores two seconds to start; where a later Ray makes its callbacks elsewhere, it is started as before.
+    """
+    from ray.train.tensorflow import TensorflowTrainer
+
+    base: Any = TensorflowTrainer
+
+    class Trainer(base):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            made: list[Any] = super()._create_default_callbacks()
+            return [callback for callback in made if type(callback).__name__ != "DatasetsCallback"]
+
+    return Trainer
 
 
 def _work(config: dict[str, Any]) -> None:

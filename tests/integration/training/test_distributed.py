@@ -60,7 +60,7 @@ def test_two_workers_take_the_steps_of_one_and_a_killed_one_is_replaced(
     tmp_path: Path, ray_of_this_file: ClusterSize, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Dropout, a synchronised batch normalisation, and a last batch of one image, which one worker has no part in."""
-    changes: dict[str, Any] = {"epochs": 40, "dropout": 0.4, "dense_units": 8, "batch_norm": "true", "batch_size": 32}
+    changes: dict[str, Any] = {"epochs": 20, "dropout": 0.4, "dense_units": 8, "batch_norm": "true", "batch_size": 32}
     changes |= {"learning_rate": 0.002}
     data, killed, rows = features(images=97), [], []
 
@@ -74,7 +74,7 @@ def test_two_workers_take_the_steps_of_one_and_a_killed_one_is_replaced(
     together = train(save_job(tmp_path / "together", data, 3, **changes), 2, kill_once)
     assert capfd.readouterr() == ("", "")
     assert len(killed) == 2
-    assert [row["epoch"] for row in rows] == list(range(1, 41))
+    assert [row["epoch"] for row in rows] == list(range(1, 21))
     alone = fit(save_job(tmp_path / "alone", data, 3, **changes))
     for one, two in zip(alone.history, together.history, strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-3)
@@ -84,19 +84,22 @@ def test_two_workers_take_the_steps_of_one_and_a_killed_one_is_replaced(
 
 
 def test_workers_that_die_at_start_again_and_again_are_a_clear_end(
-    tmp_path: Path, ray_of_this_file: ClusterSize
+    tmp_path: Path, ray_of_this_file: ClusterSize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from pipelines.training import distributed
+
+    monkeypatch.setattr(distributed, "MOST_DEATHS", 2)  # each death takes a group of processes to be started anew
     over = threading.Event()
 
     def kill_all() -> None:
-        while not over.wait(0.05):
+        while not over.wait(0.3):
             for worker in workers_of(os.getpid()):
                 os.kill(worker, signal.SIGKILL)
 
     killer = threading.Thread(target=kill_all)
     killer.start()
     try:
-        with pytest.raises(TryLater, match="died 3 times in epoch 1"):
+        with pytest.raises(TryLater, match="died 2 times in epoch 1"):
             train(save_job(tmp_path, features(), 3))
     finally:
         over.set()
@@ -126,7 +129,7 @@ from pipelines.training.resources import Resources
 job = save_job(Path(sys.argv[2]), features(), 3, epochs=100000)
 with start_or_join("local"):
     from pipelines.training.distributed import train_on_ray
-    train_on_ray(job, Resources(2), lambda row: print(int(row["epoch"]), flush=True))
+    train_on_ray(job, Resources(1), lambda row: print(int(row["epoch"]), flush=True))
 """
 
 
@@ -148,7 +151,7 @@ def test_the_workers_of_a_stopped_driver_end(tmp_path: Path, environment: Mappin
         if int(line) >= 5:
             break
     workers = workers_of(driver.pid)
-    assert len(workers) == 2
+    assert len(workers) == 1
     driver.send_signal(signal.SIGINT)
     _, errors = driver.communicate(timeout=150)
     deadline = time.monotonic() + 20
