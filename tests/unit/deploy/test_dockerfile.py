@@ -1,4 +1,4 @@
-"""The container file: what it begins with, what its last stage holds and as whom it runs."""
+"""The container files: what they begin with, what their last stage holds and as whom it runs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-DEPLOY = Path(__file__).resolve().parents[3] / "cluster" / "deploy"
-INSTRUCTIONS = {"FROM", "RUN", "COPY", "ENV", "USER", "WORKDIR", "CMD"}
+CHECKOUT = Path(__file__).resolve().parents[3]
+DEPLOY = CHECKOUT / "cluster" / "deploy"
+FILES = ("Dockerfile", "serverless/Dockerfile")
+INSTRUCTIONS = {"ARG", "FROM", "RUN", "COPY", "ENV", "USER", "WORKDIR", "CMD"}
 PINNED = re.compile(r"[\w./-]+:\d+\.\d+\.\d+[\w.-]*")
 TOOLS_TO_BUILD = re.compile(r"\b(?:pip|apt|apt-get|gcc|g\+\+|make|build-essential|curl|wget)\b")
 
@@ -43,9 +45,32 @@ def complaints(text: str) -> list[str]:
     return found
 
 
-def test_the_container_file_is_sound() -> None:
-    assert complaints((DEPLOY / "Dockerfile").read_text()) == []
-    assert len(stages((DEPLOY / "Dockerfile").read_text())) > 1
+@pytest.mark.parametrize("name", FILES)
+def test_the_container_files_are_sound(name: str) -> None:
+    assert complaints((DEPLOY / name).read_text()) == []
+    assert len(stages((DEPLOY / name).read_text())) > 1
+
+
+def test_the_container_files_begin_and_run_alike() -> None:
+    bases, users = set(), set()
+    for name in FILES:
+        text = (DEPLOY / name).read_text()
+        bases.update(re.findall(r"^FROM (\S+)", text, re.MULTILINE))
+        users.update(re.findall(r"^USER (\S+)", text, re.MULTILINE))
+    assert len(bases) == len(users) == 1
+
+
+def test_the_handlers_requirements_are_those_of_the_lock() -> None:
+    locked = (CHECKOUT / "requirements.lock").read_text().split()
+    lines = (DEPLOY / "serverless" / "requirements.txt").read_text().splitlines()
+    named = [line for line in lines if not line.startswith("#")]
+    assert named and set(named) <= set(locked)
+
+
+def test_what_is_fetched_for_the_handler_is_held_to_a_release_and_sums() -> None:
+    text = (DEPLOY / "serverless" / "runtime-client.txt").read_text()
+    entries = re.sub(r"\\\n\s*", " ", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)).splitlines()
+    assert entries and all(re.fullmatch(r"\w+==[\d.]+(?: +--hash=sha256:[0-9a-f]{64})+", entry) for entry in entries)
 
 
 @pytest.mark.parametrize(
