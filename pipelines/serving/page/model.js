@@ -63,9 +63,9 @@ function validationPart(said) {
   }
   const count = total(said.card.images?.val);
   const two = said.classes.length === 2 && said.positive_classes.length === 1;
-  const basis =
-    `${count ? `On ${whole(count)} pictures that` : 'On pictures that'} it was not trained with, by the most ` +
-    `probable class; ${two ? `“it” is ${said.positive_classes[0]}` : 'the mean over classes, each against the rest'}.`;
+  const whose = two ? `“it” is ${said.positive_classes[0]}` : 'the mean over classes, each against the rest';
+  const pictures = count ? `${whole(count)} pictures` : 'pictures';
+  const basis = `On ${pictures} that it was not trained with, by the most probable class; ${whose}.`;
   const parts = [heading, make('p', {class: 'quiet'}, basis), figureTable(names.slice(0, SHOWN_AT_ONCE), figures)];
   if (names.length > SHOWN_AT_ONCE) {
     parts.push(

@@ -118,10 +118,9 @@ function differenceSentence(answer, model) {
   const [own, positive, at] = comparable(answer.probabilities[label], answer.p_positive, limit);
   const first = `The most probable class is ${label} (${own}). The decision asks another question:`;
   const whose = `the probability of ${positiveWords(model.positive_classes)} (${positive})`;
-  const goal = thresholds.target_sensitivity
-    ? ` The limits were chosen on validation pictures, so that at least ${perCent(thresholds.target_sensitivity)} of the ` +
-      'positive ones are found.'
-    : '';
+  const target = thresholds.target_sensitivity;
+  const aim = target ? `at least ${perCent(target)} of the positive ones are found` : '';
+  const goal = target ? ` The limits were chosen on validation pictures, so that ${aim}.` : '';
   if (answer.decision === 'refer') {
     return (
       `${first} whether ${whose} is low enough to say negative or high enough to say positive. ` +
