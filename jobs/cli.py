@@ -23,7 +23,7 @@ from pipelines.errors import NightreadError, Stopped, UsageError
 from pipelines.scoring.worker_process import close_to_others
 from pipelines.storage.roles import declared
 
-COMMANDS = ("demo", "score", "train", "tune", "evaluate", "models", "runs", "query", "submit", "doctor")
+COMMANDS = ("demo", "score", "train", "tune", "evaluate", "models", "runs", "query", "serve", "submit", "doctor")
 
 app = typer.Typer(
     name="nightread",
