@@ -52,7 +52,10 @@ class Access:
             scope: The ASGI scope.
         """
         headers: Headers = scope["headers"]
-        if self._only_loopback_names and not all(is_loopback(_host(value)) for value in _all(headers, b"host")):
+        hosts = _all(headers, b"host")
+        if len(hosts) != 1 and (hosts or scope.get("http_version") == "1.1"):
+            return Problem("bad_request", "A request names one Host.")
+        if self._only_loopback_names and not all(is_loopback(_host(host)) for host in hosts):
             # Otherwise a page could give its own name our address, and ask us as if we were its own server.
             return Problem("misdirected", "This server answers to names of its own machine only.")
         if self._only_own_pages and self._is_foreign(headers):
