@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from fastapi import FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from pipelines.serving import openapi
@@ -70,7 +70,7 @@ def make_app(service: Service, settings: ServeSettings) -> FastAPI:
         # A redirection would repeat what the client sent as Host.
         redirect_slashes=False,
         lifespan=lifespan,
-        exception_handlers={HTTPException: _not_served, RequestValidationError: _not_valid},
+        exception_handlers={HTTPException: _not_served},
     )
     app.state.metrics = metrics
     app.add_middleware(Door, access=access, metrics=metrics)
@@ -112,8 +112,11 @@ class Endpoint:
         app.get("/metrics", **openapi.METRICS)(self.figures)
         app.get("/", include_in_schema=False)(self.page)
 
-    async def predict(self, request: Request, envelope: Literal["lambda"] | None = None) -> Response:
+    async def predict(self, request: Request) -> Response:
         """Answer one image."""
+        envelope = _parameter(request, "envelope")
+        if envelope not in (None, "lambda"):
+            raise refused("bad_request", "There is one envelope: lambda.")
         if envelope is None:
             return _json(await self._predicted(request))
         try:
@@ -136,10 +139,11 @@ class Endpoint:
             await self._record(request, list(zip(ids, images, outcomes, strict=True)))
         return _json({"answers": [outcome.as_json(own) for own, outcome in zip(ids, outcomes, strict=True)]})
 
-    async def preview(
-        self, request: Request, side: Annotated[int, Query(ge=LEAST_SIDE, le=MOST_SIDE)] = 1024
-    ) -> Response:
+    async def preview(self, request: Request) -> Response:
         """Show an image as a PNG."""
+        given = _parameter(request, "side") or "1024"
+        if not re.fullmatch(r"[0-9]{1,4}", given) or not LEAST_SIDE <= (side := int(given)) <= MOST_SIDE:
+            raise refused("bad_request", f"The side is a number from {LEAST_SIDE} to {MOST_SIDE}.")
         self._check_ready()
         form = form_of(request.headers.get("content-type"))
         with self._held.share() as share:
@@ -257,6 +261,14 @@ class Endpoint:
         self._audit.append(entries)
 
 
+def _parameter(request: Request, name: str) -> str | None:
+    """A query parameter; the framework's own way costs a third of a request, for two that are seldom given."""
+    if not request.scope["query_string"]:
+        return None
+    value: str | None = request.query_params.get(name)
+    return value
+
+
 def _sha256(image: bytes) -> str:
     return hashlib.sha256(image).hexdigest()
 
@@ -295,10 +307,3 @@ async def _not_served(request: Request, error: Exception) -> NoReturn:
     if error.status_code == 404:
         raise refused("not_found", "There is nothing at this path.")
     raise refused("bad_request", "The request cannot be read.")
-
-
-async def _not_valid(request: Request, error: Exception) -> NoReturn:
-    """Say which parameter is wrong: its name is ours, its value is the client's."""
-    assert isinstance(error, RequestValidationError)
-    names = ", ".join(sorted({str(found["loc"][-1]) for found in error.errors()}))
-    raise refused("bad_request", f"The value of {names} is not one that /docs names.")

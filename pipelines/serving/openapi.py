@@ -201,11 +201,16 @@ def _route(name: str, responses: dict[int | str, dict[str, Any]], **extra: Any) 
     }
 
 
+def _parameter(name: str, schema: Mapping[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
 _ENVELOPED = {"oneOf": [{"$ref": f"{_REF}Answer"}, {"$ref": f"{_REF}Envelope"}]}
 PREDICT = _route(
     "predict",
     {**_ok("application/json", _ENVELOPED, ANSWER), **_problems(*_OF_IMAGES)},
     requestBody=_IMAGE_BODY,
+    parameters=[_parameter("envelope", {"type": "string", "enum": ["lambda"]}, "Puts the answer into an envelope.")],
 )
 BATCH = _route(
     "predict_batch",
@@ -216,6 +221,7 @@ PREVIEW = _route(
     "preview",
     {**_ok("image/png", _FILE), **_problems(*_OF_IMAGES)},
     requestBody=_IMAGE_BODY,
+    parameters=[_parameter("side", {"type": "integer", "minimum": 16, "maximum": 4096, "default": 1024}, "Pixels.")],
 )
 MODEL = _route("model", {**_ok("application/json", {"$ref": f"{_REF}Model"}), **_problems("not_ready", *_WITH_TOKEN)})
 METRICS = _route("metrics", {**_ok("text/plain", {"type": "string"}), **_problems(*_WITH_TOKEN)})
