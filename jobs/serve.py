@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +18,6 @@ from jobs.streams import LogFormat, LogFormatOption
 if TYPE_CHECKING:
     from pipelines.serving.server import Ready
     from pipelines.serving.settings import ServeSettings
-
-TOKEN = "NIGHTREAD_SERVE_TOKEN"
 
 
 def register(app: typer.Typer) -> None:
@@ -59,12 +57,13 @@ def serve(
     json: JsonOption = False,
 ) -> None:
     """Answer for one image at a time: an endpoint for programs and a page for people."""
-    from cluster.session import usable_cores
+    from cluster.session import start_or_join, usable_cores
     from pipelines.models.bundle import check_precision
-    from pipelines.serving.settings import ServeSettings
+    from pipelines.serving.settings import TOKEN, ServeSettings
 
     console = Console(json)
     check_precision(precision)
+    here = address == "local"
     settings = ServeSettings(
         host=host,
         port=port,
@@ -75,25 +74,32 @@ def serve(
         behind_proxy=behind_proxy,
         cors=tuple(cors or ()),
         audit_log=audit_log,
-        workers=usable_cores() if workers is None else workers,
+        # A replica has one; how many of them there are is Ray's business.
+        workers=(usable_cores() if workers is None else workers) if here else 1,
     )
+    ready = _teller(console, settings)
     with _log_to(console):
-        _serve(console, model, precision, settings, address, insecure)
+        if here:
+            from pipelines.serving.server import serve as serve_here
+
+            serve_here(model, precision, settings, console.note, ready)
+        else:
+            from pipelines.serving.deployment import serve_on_cluster
+
+            serve_on_cluster(model, precision, settings, workers, lambda: start_or_join(address, insecure), ready)
 
 
-def _serve(console: Console, model: str, precision: str, settings: ServeSettings, address: str, insecure: bool) -> None:
-    """Serve here or on a cluster until the end, and say when it is ready."""
+def _teller(console: Console, settings: ServeSettings) -> Callable[[Ready], None]:
+    """What says that images are answered now, and where."""
 
     def ready(told: Ready) -> None:
         served = told.model
-        value = {"url": told.url, "model": served.identity, "precision": served.precision, "workers": settings.workers}
+        value = {"url": told.url, "model": served.identity, "precision": served.precision, "workers": told.workers}
         asks = " Requests need the token." if settings.required_token else ""
         text = f"{served.name}@{served.version} answers at {told.url} (Ctrl-C ends it).{asks}"
         console.result(value, text)
 
-    from pipelines.serving.server import serve as serve_here
-
-    serve_here(model, precision, settings, console.note, ready)
+    return ready
 
 
 @contextlib.contextmanager

@@ -70,8 +70,8 @@ def _bound(made: Socket, address: tuple[object, ...], host: str) -> bool:
     return True
 
 
-def url_of(sockets: list[Socket], settings: ServeSettings) -> str:
-    """Where clients find what listens on these sockets."""
+def url_of(port: int, settings: ServeSettings) -> str:
+    """Where clients find what listens on a port of these settings' host."""
     scheme = "http" if settings.tls_cert is None else "https"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"{scheme}://{host}:{sockets[0].getsockname()[1]}/"
+    return f"{scheme}://{host}:{port}/"

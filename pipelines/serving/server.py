@@ -37,10 +37,12 @@ class Ready:
     Attributes:
         url: Where.
         model: What answers.
+        workers: How many processes answer; on a cluster, how many replicas at most.
     """
 
     url: str
     model: ServedModel
+    workers: int
 
 
 def serve(
@@ -90,7 +92,7 @@ class _Serving:
         """Load, listen and answer until a signal comes or the first model is refused."""
         # What answers starts first: its libraries load in other processes while those of the web load in this one.
         await self._pool.warm_up()
-        answering = asyncio.create_task(self._answer(url_of(sockets, self._settings)))
+        answering = asyncio.create_task(self._answer(url_of(sockets[0].getsockname()[1], self._settings)))
         try:
             server = self._make_server()
             with _signals(self._stop(server), self._reread(server)):
@@ -110,7 +112,7 @@ class _Serving:
         await self._following.load_first()
         model = self._pool.model()
         assert model is not None
-        self._on_ready(Ready(url, model))
+        self._on_ready(Ready(url, model, self._settings.workers))
         await self._following.follow()
         await asyncio.Event().wait()
 

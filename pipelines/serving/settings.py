@@ -10,6 +10,7 @@ from pathlib import Path
 from pipelines.errors import UsageError
 
 MEBIBYTE = 1024 * 1024
+TOKEN = "NIGHTREAD_SERVE_TOKEN"
 SHORTEST_TOKEN = 16
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 # What a browser sends as Origin: no path, no name in capitals, no standard port.

@@ -1,0 +1,233 @@
+"""The same endpoint as a Ray Serve deployment: replicas on a cluster, as many as are asked for images.
+
+A replica is the app and one answering process of its own, as on one machine: a decoder that dies or hangs costs its
+image, and neither the replica nor what waits in it. Every replica follows the champion. Ray's proxies speak HTTP.
+
+The token never goes through Ray, which keeps what a deployment is given: each node has NIGHTREAD_SERVE_TOKEN itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import context
+from ray.serve.schema import LoggingConfig
+
+from pipelines.errors import TryLater, UsageError
+from pipelines.serving.app import make_app
+from pipelines.serving.following import Following
+from pipelines.serving.listening import url_of
+from pipelines.serving.pool import Pool
+from pipelines.serving.served_model import load_model
+from pipelines.serving.server import Ready
+from pipelines.serving.settings import TOKEN, ServeSettings
+
+APPLICATION = "nightread"
+# Two, so that the loss of a node costs no answer.
+LEAST_REPLICAS = 2
+
+_LOG = logging.getLogger("nightread.serve")
+
+
+class Cluster(Protocol):
+    """What is known of the cluster that was joined."""
+
+    @property
+    def cpus(self) -> int:
+        """Processor cores, all nodes together."""
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """What every replica is made of.
+
+    Attributes:
+        ref: A bundle's folder, MODELS/NAME or MODELS/NAME@VERSION, as the nodes reach it.
+        precision: `float32` or `int8`.
+        settings: Fields of `ServeSettings` but the token.
+    """
+
+    ref: str
+    precision: str
+    settings: Mapping[str, Any]
+
+
+class Replica:
+    """One replica: an app and its answering process.
+
+    Args:
+        made_of: The model and the settings.
+    """
+
+    async def __init__(self, made_of: Replicas) -> None:  # type: ignore[misc]  # Ray awaits it
+        self._settings = ServeSettings(**{**made_of.settings, "token": os.environ.get(TOKEN) or None})
+        self._pool = Pool(1, self._settings.queue_per_worker, _LOG.warning)
+        self._following = Following(made_of.ref, made_of.precision, self._pool, _LOG.warning)
+        try:
+            await self._following.load_first()
+        except BaseException:
+            await self._pool.close()
+            raise
+        self._follow = asyncio.get_running_loop().create_task(self._following.follow())
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Ray's call: the application, made where it runs."""
+        return make_app(self._pool, self._settings)
+
+    async def check_health(self) -> None:
+        """Ray's call, again and again.
+
+        Raises:
+            TryLater: If this replica answers no images; Ray then starts another in its place.
+        """
+        if (reason := self._pool.state().why_not) is not None:
+            raise TryLater(reason)
+
+    async def __del__(self) -> None:
+        self._follow.cancel()
+        await self._pool.close()
+
+
+def build(arguments: Mapping[str, str]) -> serve.Application:
+    """The application that a Serve config file names: `import_path: pipelines.serving.deployment:build`.
+
+    Args:
+        arguments: `model`; and where they are to be others, `precision` and `replicas` (at most so many, 8 by default).
+            The nodes have NIGHTREAD_SERVE_TOKEN, and what stands before the cluster encrypts.
+
+    Raises:
+        UsageError: If `model` is missing, another argument is given or one is wrong.
+    """
+    known = {"precision": "float32", "replicas": "8"}
+    if "model" not in arguments or not set(arguments) <= {"model", *known}:
+        raise UsageError(f"The arguments are {', '.join(arguments) or 'none'}.", "Give model, precision and replicas.")
+    chosen = {**known, **arguments}
+    if not chosen["replicas"].isdecimal():
+        raise UsageError(f"replicas is {chosen['replicas']!r}.", "Give a whole number.")
+    settings = {"host": "0.0.0.0", "behind_proxy": True}
+    return _application(Replicas(chosen["model"], chosen["precision"], settings), int(chosen["replicas"]))
+
+
+def serve_on_cluster(
+    ref: str,
+    precision: str,
+    settings: ServeSettings,
+    replicas: int | None,
+    connect: Callable[[], AbstractContextManager[Cluster]],
+    on_ready: Callable[[Ready], None],
+) -> None:
+    """Deploy on a cluster, and take the deployment away again at SIGTERM or SIGINT.
+
+    Args:
+        ref: As `server.serve`; the nodes read it too.
+        precision: `float32` or `int8`.
+        settings: Where Ray's proxies listen, and whom to let in.
+        replicas: At most so many; None: as many as the cluster has cores.
+        connect: Joins the cluster.
+        on_ready: Called once, when images are answered.
+
+    Raises:
+        ModelRefused, UsageError: As `server.serve`.
+        TryLater: If the replicas do not start.
+    """
+    if settings.port == 0:
+        raise UsageError("Ray's proxies listen on a port that is named.", "Say one: --port 8460.")
+    served = load_model(ref, precision).served
+    told = {name: value for name, value in asdict(settings).items() if name != "token"}
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    with connect() as cluster:
+        others = set(serve.status().applications) - {APPLICATION}
+        most = replicas or cluster.cpus
+        try:
+            _listen(settings)
+            _deploy(_application(Replicas(ref, precision, told), most))
+            with _until_stopped() as stopped:
+                on_ready(Ready(url_of(settings.port, settings), served, most))
+                stopped.wait()
+        finally:
+            serve.delete(APPLICATION)
+            if not others:
+                serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _listen(settings: ServeSettings) -> None:
+    """Start Ray's proxies, or find those that another application of the cluster has started at the same place.
+
+    Raises:
+        UsageError: If they listen elsewhere, and so would not be found.
+    """
+    serve.start(
+        proxy_location="EveryNode",
+        http_options={
+            "host": settings.host,
+            "port": settings.port,
+            "ssl_certfile": None if settings.tls_cert is None else str(settings.tls_cert),
+            "ssl_keyfile": None if settings.tls_key is None else str(settings.tls_key),
+        },
+        logging_config=_quiet_log(),
+    )
+    client: Any = context._get_global_client()
+    found = client.http_config
+    if (found.host, found.port) != (settings.host, settings.port):
+        raise UsageError(
+            f"Ray Serve runs on this cluster already, and listens at {found.host}:{found.port}.",
+            f"Say --host {found.host} --port {found.port}, or end what runs there.",
+        )
+
+
+def _deploy(application: serve.Application) -> None:
+    try:
+        serve.run(application, name=APPLICATION, route_prefix="/", logging_config=_quiet_log())
+    except (RuntimeError, TimeoutError) as error:
+        raise TryLater(
+            "The replicas do not start on the cluster.",
+            "See why with `serve status` there: the nodes need this nightread, the model's place and the token.",
+        ) from error
+
+
+def _application(made_of: Replicas, most: int) -> serve.Application:
+    """The deployment of at most so many replicas."""
+    queue = ServeSettings().queue_per_worker
+    deployment: Any = serve.deployment(
+        serve.ingress()(Replica),
+        name="endpoint",
+        ray_actor_options={"num_cpus": 1},
+        # What is beyond a replica's own queue is answered there, with 429 and when to come again.
+        max_ongoing_requests=2 * queue,
+        autoscaling_config={
+            "min_replicas": min(LEAST_REPLICAS, most),
+            "max_replicas": most,
+            "target_ongoing_requests": 2,
+        },
+    )
+    application: serve.Application = deployment.bind(made_of)
+    return application
+
+
+def _quiet_log() -> LoggingConfig:
+    """Ray's own log of requests would keep who asked for what."""
+    return LoggingConfig(enable_access_log=False, log_level="WARNING")
+
+
+@contextlib.contextmanager
+def _until_stopped() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set."""
+    stopped = threading.Event()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in numbers}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
