@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 from collections.abc import Callable, Iterator
@@ -30,19 +31,18 @@ def schema(name: str) -> dict[str, Any]:
     return json.loads((SCHEMAS / name).read_text())
 
 
-REGISTRY = Registry().with_resource(
-    "kubernetes.json", Resource.from_contents(schema("kubernetes.json"), default_specification=DRAFT202012)
+REGISTRY = Registry().with_resources(
+    (name, Resource.from_contents(schema(name), default_specification=DRAFT202012))
+    for name in ("kubernetes.json", "rayjob.json", "rayservice.json")
 )
-RAYJOB = Draft202012Validator(schema("rayjob.json"), registry=REGISTRY)
 
 
 def faults(manifest: dict[str, Any]) -> list[str]:
     """What the schema of its kind has against a manifest."""
-    if manifest["kind"] == "RayJob":
-        validator = RAYJOB
-    else:
-        reference = {"$ref": f"kubernetes.json#/definitions/{KINDS[manifest['kind']]}"}
-        validator = Draft202012Validator(reference, registry=REGISTRY)
+    kind = manifest["kind"]
+    own = {"RayJob": "rayjob.json", "RayService": "rayservice.json"}
+    reference = own.get(kind) or f"kubernetes.json#/definitions/{KINDS[kind]}"
+    validator = Draft202012Validator({"$ref": reference}, registry=REGISTRY)
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(manifest)]
 
 
@@ -58,20 +58,23 @@ def cronjob() -> dict[str, Any]:
     return manifests("cronjob.yaml")[0]
 
 
+def rayservice() -> dict[str, Any]:
+    return manifests("rayservice.yaml")[0]
+
+
 def pods(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The specification of every pod that a manifest makes."""
     spec = manifest["spec"]
     if manifest["kind"] == "CronJob":
         yield spec["jobTemplate"]["spec"]["template"]["spec"]
         return
-    cluster = spec["rayClusterSpec"]
+    cluster = spec["rayClusterSpec"] if manifest["kind"] == "RayJob" else spec["rayClusterConfig"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-    yield from (
-        template["spec"] for template in [spec["submitterPodTemplate"], *(group["template"] for group in groups)]
-    )
+    own = [spec["submitterPodTemplate"]] if manifest["kind"] == "RayJob" else []
+    yield from (template["spec"] for template in [*own, *(group["template"] for group in groups)])
 
 
-@pytest.mark.parametrize("name", ["rayjob.yaml", "cronjob.yaml", "access.yaml"])
+@pytest.mark.parametrize("name", ["rayjob.yaml", "rayservice.yaml", "cronjob.yaml", "access.yaml"])
 def test_the_manifests_hold_against_their_schemas(name: str) -> None:
     for manifest in manifests(name):
         assert faults(manifest) == []
@@ -114,7 +117,7 @@ def test_the_schema_of_kubernetes_notices_what_is_wrong() -> None:
         assert faults(manifest) != [], path
 
 
-@pytest.mark.parametrize("manifest", [rayjob(), cronjob()], ids=["rayjob", "cronjob"])
+@pytest.mark.parametrize("manifest", [rayjob(), rayservice(), cronjob()], ids=["rayjob", "rayservice", "cronjob"])
 def test_no_pod_is_root_or_may_become_it(manifest: dict[str, Any]) -> None:
     found = list(pods(manifest))
     assert found
@@ -139,6 +142,38 @@ def test_secrets_are_named_and_never_written_down() -> None:
     head, *workers = [pod["containers"][0] for pod in list(pods(rayjob()))[1:]]
     for container in (head, *workers):
         assert {"secretRef": {"name": "nightread-s3"}} in container["envFrom"]
+
+
+def serve_config() -> dict[str, Any]:
+    return yaml.safe_load(rayservice()["spec"]["serveConfigV2"])
+
+
+def test_the_endpoint_is_deployed_where_its_service_and_its_probe_look() -> None:
+    config = serve_config()
+    assert config["http_options"] == {"host": "0.0.0.0", "port": 8000} and config["proxy_location"] == "EveryNode"
+    for pod in pods(rayservice()):
+        ports = {port["name"]: port["containerPort"] for port in pod["containers"][0]["ports"]}
+        assert ports["serve"] == 8000
+    worker = rayservice()["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
+    container = worker["template"]["spec"]["containers"][0]
+    assert container["readinessProbe"]["httpGet"] == {"path": "/-/healthz", "port": 8000}
+    assert container["livenessProbe"]["tcpSocket"]["port"] == int(worker["rayStartParams"]["node-manager-port"])
+
+
+def test_what_the_endpoint_imports_is_there() -> None:
+    [application] = serve_config()["applications"]
+    module, _, name = application["import_path"].partition(":")
+    source = ast.parse((CHECKOUT / f"{module.replace('.', '/')}.py").read_text())
+    assert name in {node.name for node in source.body if isinstance(node, ast.FunctionDef)}
+    assert all(isinstance(value, str) for value in application["args"].values())
+
+
+def test_pictures_of_the_endpoint_are_in_memory_only_and_its_token_is_a_secrets() -> None:
+    assert serve_config()["logging_config"]["enable_access_log"] is False
+    for pod in pods(rayservice()):
+        assert [volume["emptyDir"]["medium"] for volume in pod["volumes"]] == ["Memory"]
+        token = next(entry for entry in pod["containers"][0]["env"] if entry["name"] == "NIGHTREAD_SERVE_TOKEN")
+        assert token["valueFrom"] == {"secretKeyRef": {"name": "nightread-serve", "key": "token"}}
 
 
 def test_the_pools_are_one_that_grows_and_one_with_gpus() -> None:
@@ -177,13 +212,23 @@ def test_only_75_is_repeated_and_nights_do_not_overlap() -> None:
 def test_versions_are_those_of_this_project() -> None:
     locked = dict(line.split("==") for line in (CHECKOUT / "requirements.lock").read_text().split())
     assert rayjob()["spec"]["rayClusterSpec"]["rayVersion"] == locked["ray"]
+    assert rayservice()["spec"]["rayClusterConfig"]["rayVersion"] == locked["ray"]
     version = next(
         line.split('"')[1]
         for line in (CHECKOUT / "pyproject.toml").read_text().splitlines()
         if line.startswith("version")
     )
-    images = {pod["containers"][0]["image"].rpartition(":")[2] for pod in pods(rayjob())}
+    images = {pod["containers"][0]["image"].rpartition(":")[2] for pod in [*pods(rayjob()), *pods(rayservice())]}
     assert images == {version}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rayClusterSpec": {}}, {"upgradeStrategy": {"type": "Rolling"}}, {"serveConfigV2": {}}, {"rayClusterConfig": {}}],
+    ids=str,
+)
+def test_the_schema_of_the_endpoint_notices_what_is_wrong(wrong: dict[str, Any]) -> None:
+    assert faults({**rayservice(), "spec": {**rayservice()["spec"], **wrong}}) != []
 
 
 def test_what_the_starter_asks_for_is_what_it_may() -> None:
