@@ -151,6 +151,11 @@ with start_or_join("local"):
 """
 
 
+JOINING = (("score",), ("evaluate",), ("models", "calibrate"), ("train",), ("tune",))
+KEYS = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": "test-secret"}
+"""Of the tests' S3 server, which no command hands to the cluster that it joins."""
+
+
 @pytest.fixture(scope="session")
 def shared_ray(environment: dict[str, str]) -> Iterator[Callable[[], dict[str, str]]]:
     """Variables with which a command joins one Ray, with a token, that lives as long as the tests of this process.
@@ -164,22 +169,19 @@ def shared_ray(environment: dict[str, str]) -> Iterator[Callable[[], dict[str, s
         if not joining:
             command = [sys.executable, "-c", HOLD_RAY]
             process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                command, env=environment | KEYS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
             held.append(process)
             assert process.stdout is not None
             address, _, token = process.stdout.readline().strip().partition(" ")
             assert token, "the Ray that the tests share did not start"
-            joining.update({f"NIGHTREAD_{name}_ADDRESS": address for name in ("SCORE", "EVALUATE", "MODELS_CALIBRATE")})
+            joining.update({f"NIGHTREAD_{'_'.join(words).upper()}_ADDRESS": address for words in JOINING})
             joining.update({"NIGHTREAD_SCORE_ACTORS": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token})
         return joining
 
     yield variables
     for process in held:  # it ends its Ray when nobody can write to it any more, however these tests end
         process.communicate(timeout=60)
-
-
-JOINING = (("score",), ("evaluate",), ("models", "calibrate"))
 
 
 @pytest.fixture(scope="session")

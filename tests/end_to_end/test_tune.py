@@ -83,6 +83,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     drawn = draw_archive(home / "drawn", 3, labelled=60, archive=1)
     arguments = ["tune", str(drawn.labelled), "--models", str(home / "models"), "--name", "cells"]
     arguments += ["--weights", "none", "--recipe", "frozen", "--cache", str(home / "cache")]
+    arguments += ["--concurrency", "1"]  # what is at a time takes a process each, which loads TensorFlow first
     for setting in SETTINGS:
         arguments += ["--set", setting]
     return Place(home, arguments)

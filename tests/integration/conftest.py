@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,19 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fault_proxy import FaultProxy, running_proxy
+
+
+@pytest.fixture(scope="module")
+def connect(shared_ray: Callable[[], dict[str, str]]) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
+    """What trainings, searches and answers in this process connect with: the Ray that the commands join too."""
+    from cluster.session import shared_session
+
+    variables = shared_ray()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            patch.setenv(name, variables[name])
+        with shared_session(variables["NIGHTREAD_TRAIN_ADDRESS"]) as session:
+            yield session
 
 
 @dataclass(frozen=True)

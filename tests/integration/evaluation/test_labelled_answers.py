@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.session import shared_session
 from pipelines.errors import UsageError
 from pipelines.images.fingerprint import difference_hash
 from pipelines.images.preprocess import Preprocessing
@@ -31,13 +30,6 @@ from pipelines.training.split import hash_person
 
 Connect = Callable[[], AbstractContextManager[Any]]
 PARTS = ("train", "val", "test")
-
-
-@pytest.fixture(scope="module")
-def connect() -> Iterator[Connect]:
-    """One Ray for all of this file."""
-    with shared_session("local") as session:
-        yield session
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,6 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from cluster.session import shared_session
 from pipelines.errors import UsageError
 from pipelines.evaluation.thresholds import fit_point
 from pipelines.images.fingerprint import difference_hash
@@ -41,13 +40,6 @@ pytestmark = pytest.mark.slow
 
 Connect = Callable[[], AbstractContextManager[Any]]
 CLASSES = ("benign", "malignant")
-
-
-@pytest.fixture(scope="module")
-def connect() -> Iterator[Connect]:
-    """One Ray for all of this file."""
-    with shared_session("local") as session:
-        yield session
 
 
 @pytest.fixture(scope="module")

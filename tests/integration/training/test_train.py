@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.session import shared_session
 from pipelines.demo.archive import draw_archive
 from pipelines.errors import UsageError
 from pipelines.images.preprocess import Preprocessing
@@ -34,13 +33,6 @@ pytestmark = pytest.mark.slow
 
 Connect = Callable[[], AbstractContextManager[Any]]
 SMALL = {"alpha": "0.35", "input_size": "64"}
-
-
-@pytest.fixture(scope="module")
-def connect() -> Iterator[Connect]:
-    """One Ray for all trainings of this file."""
-    with shared_session("local") as session:
-        yield session
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.session import shared_session
 from pipelines.demo.archive import draw_archive
 from pipelines.images.preprocess import Preprocessing
 from pipelines.models.backbones import import_keras
@@ -44,13 +42,6 @@ class Refitted:
     labelled: Path
     before: Bundle
     after: Bundle
-
-
-@pytest.fixture(scope="module")
-def connect() -> Iterator[Connect]:
-    """One Ray for this file."""
-    with shared_session("local") as session:
-        yield session
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.session import shared_session
 from pipelines.demo.archive import draw_archive
 from pipelines.evaluation.metrics import LOWER_IS_BETTER, METRIC_NAMES
 from pipelines.images.preprocess import Preprocessing
@@ -56,13 +55,6 @@ NOT_THE_SAME_TWICE = ["seconds"]
 
 
 @pytest.fixture(scope="module")
-def connect() -> Iterator[Connect]:
-    """One Ray for all searches of this file."""
-    with shared_session("local") as session:
-        yield session
-
-
-@pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eighty drawn images."""
     return draw_archive(tmp_path_factory.mktemp("drawn"), 5, labelled=80, archive=1).labelled
@@ -88,7 +80,7 @@ def search(train_on: TrainConfig, grid: Sequence[str], connect: Connect, **chang
     """Search a grid as `nightread tune` does, ranked by accuracy, in which many points are equal."""
     points = make_points(read_space(grid, None), train_on.recipe, 1000, train_on.seed)
     said = dict(text.split("=") for text in grid)
-    config = TuneConfig(train_on, points, grid=said, **({"metric": "accuracy", "concurrency": 2} | changes))
+    config = TuneConfig(train_on, points, grid=said, **({"metric": "accuracy", "concurrency": 1} | changes))
     report = tune(config, connect, lambda _progress: None)
     return Searched(config, report, pq.read_table(report.leaderboard))
 

@@ -39,7 +39,7 @@ from test_loop import features, fit, save_job
 pytestmark = pytest.mark.slow
 
 MARKS = (2, 5)
-RATES = (0.001, 0.01, 0.05)
+RATES = (0.001, 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def search(
 def test_a_grid_answers_as_each_point_trained_alone_in_any_order(
     tmp_path: Path, job: FitJob, ray_of_this_file: ClusterSize, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Three trainings, two points each; once all at a time on half cores, once backwards and one at a time."""
+    """Two trainings, two points each; once all at a time on half cores, once backwards and one at a time."""
     first, second = tmp_path / "first", tmp_path / "second"
     capfd.readouterr()
     specs = [spec(job, first, number, learning_rate=rate) for number, rate in enumerate(RATES)]
@@ -143,7 +143,7 @@ def test_a_training_that_diverges_and_one_that_is_killed_cost_nobody_else_anythi
     heard = search([wild, slow, *fine], kill_once)
     ends = {news.training: news for news in heard if news.status != "running"}
     assert {key: news.status for key, news in ends.items()} == {"0000": FAILED} | dict.fromkeys(
-        ["0001", "0002", "0003", "0004"], DONE
+        ["0001", "0002", "0003"], DONE
     )
     assert "no number" in str(ends["0000"].error)
     for mark in MARKS:
@@ -183,7 +183,7 @@ def test_one_whose_process_dies_again_and_again_has_no_answer_and_is_tried_by_th
     over = threading.Event()
 
     def kill_all() -> None:
-        while not over.wait(0.05):
+        while not over.wait(0.3):
             for worker in workers_of(os.getpid()):
                 os.kill(worker, signal.SIGKILL)
 
@@ -225,7 +225,7 @@ def test_what_no_training_can_go_on_for_ends_the_search(
     """The folder of the search is a file."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NightreadError, match="file"):
-        search([spec(job, tmp_path / "file", number) for number in range(4)])
+        search([spec(job, tmp_path / "file", number) for number in range(4)], concurrency=1)
 
 
 def test_a_defect_in_an_actor_reaches_the_driver_with_its_traceback(
@@ -248,7 +248,7 @@ from cluster.session import start_or_join
 job = save_job(Path(sys.argv[3]), features(), 3)
 with start_or_join("local"):
     search([spec(job, Path(sys.argv[3]), number, (2, 100000)) for number in range(5)],
-           lambda news: print(news.epoch, flush=True))
+           lambda news: print(news.epoch, flush=True), concurrency=1)
 """
 
 
