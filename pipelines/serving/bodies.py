@@ -57,8 +57,8 @@ def form_of(content_type: str | None) -> Form:
     Raises:
         Refused: If it is a kind that holds no image (415), or a form without boundary (400).
     """
-    if len(content_type or "") > MAX_CONTENT_TYPE:
-        raise refused("bad_request", "The Content-Type is too long.")
+    if content_type and (len(content_type) > MAX_CONTENT_TYPE or not content_type.isascii()):
+        raise refused("bad_request", "The Content-Type cannot be read.")
     media, options = parse_options_header(content_type)
     name = media.decode("latin-1")
     if name in _RAW or name.startswith("image/"):
@@ -145,6 +145,8 @@ def from_base64(text: str) -> bytes:
         content = binascii.a2b_base64(plain, strict_mode=True)
     except (ValueError, binascii.Error):
         raise refused("bad_request", "The image is not valid base64.") from None
+    if len(plain) % 4 or plain.endswith(b"==="):  # strict mode takes padding that pads nothing
+        raise refused("bad_request", "The image is not valid base64.")
     if not content:
         raise refused("bad_request", "The image is empty.")
     return content
