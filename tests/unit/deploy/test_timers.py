@@ -171,14 +171,23 @@ def test_the_line_of_cron_has_its_five_times_and_a_user() -> None:
     assert "%" not in command  # cron would make a line end of it
 
 
-@pytest.mark.parametrize("name", ["systemd/nightread.env", "kuberay/settings.env"])
-def test_every_setting_is_an_option_of_score(name: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("systemd/nightread.env", "score"),
+        ("kuberay/settings.env", "score"),
+        ("systemd/serve.env", "serve"),
+        ("systemd/serve-tls.conf", "serve"),
+    ],
+)
+def test_every_setting_is_an_option(file: str, name: str) -> None:
     command: Any = typer.main.get_command(app)
     with typer.Context(command, info_name="nightread", auto_envvar_prefix="NIGHTREAD") as parent:
-        score = command.commands["score"]
-        context = typer.Context(score, parent=parent, info_name="score")
-        known = {variable for parameter in score.params for variable in variables_of(parameter, context)}
-    set_here = re.findall(r"^#?(NIGHTREAD_SCORE_[A-Z_]+)=", (DEPLOY / name).read_text(), re.MULTILINE)
+        wanted = command.commands[name]
+        context = typer.Context(wanted, parent=parent, info_name=name)
+        known = {variable for parameter in wanted.params for variable in variables_of(parameter, context)}
+    variables = rf"(?:^#?|[= ])(NIGHTREAD_{name.upper()}_[A-Z_]+)="
+    set_here = re.findall(variables, (DEPLOY / file).read_text(), re.MULTILINE)
     assert set_here and set(set_here) <= known
 
 
