@@ -1,6 +1,6 @@
 """What machines do to a night: each fault is really caused on a Ray of several nodes, and the table counted afterwards.
 
-    python tests/benchmarks/bench_faults.py [--only node_killed --only spot_notice] [--list]
+    python tests/benchmarks/bench_faults.py [--only node_killed --only spot_notice] [--models DIR]
 
 Each node is a `ray start` of its own on this machine, with one core and a token; reading an image is slowed down, so
 that there is time for the fault. Afterwards each image of the archive has to be in the table exactly once, and the exit
@@ -12,102 +12,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import importlib.util
 import json
-import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "tests/integration")]
-from ray_nodes import CLOCK, Night, Nodes, ray_nodes  # noqa: E402
-
-SHARD_SIZE = 4
-SECONDS_AN_IMAGE = 0.3
-"""Of these 16 run at once in an actor."""
-
-
-class Skipped(Exception):
-    """This machine does not allow the fault."""
-
-
-class Lab:
-    """One fault's folder, images and cluster.
-
-    Args:
-        folder: Of its own.
-        models: A MODELS folder with the model `cells`.
-    """
-
-    def __init__(self, folder: Path, models: Path) -> None:
-        self.folder = folder
-        self.archive, self.results = folder / "archive", folder / "results"
-        self._models = models
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("NIGHTREAD_", "RAY_", "AWS_"))
-        }
-        path = f"{CHECKOUT / 'tests/end_to_end/injector'}{os.pathsep}{CHECKOUT}"
-        self.environment = {
-            **kept,
-            "PYTHONPATH": path,
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "FAULTS": "slow",
-            "FAULT_SECONDS": str(SECONDS_AN_IMAGE),
-        }
-
-    def draw(self, count: int) -> None:
-        """Put so many images into the archive."""
-        self.archive.mkdir(exist_ok=True)
-        for number in range(count):
-            coarse = np.random.default_rng(number).integers(0, 255, (9, 12, 3), dtype=np.uint8)
-            picture = cv2.resize(coarse, (160, 120), interpolation=cv2.INTER_CUBIC)
-            (self.archive / f"b{number:05d}.jpg").write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
-
-    def night(self, nodes: Nodes, *more: object, archive: object = None, results: object = None) -> Night:
-        """Start to score the archive on a cluster."""
-        arguments = ["score", archive or self.archive, "--model", f"{self._models}/cells"]
-        arguments += ["--results", results or self.results, "--shard-size", SHARD_SIZE, "--address", nodes.address]
-        return Night([*arguments, *more], self.results, nodes.environment)
-
-    def rows(self, options: dict[str, str] | None = None, table: str = "") -> list[dict[str, Any]]:
-        """All rows, read by PyArrow from the table's log: not through nightread."""
-        import pyarrow.dataset as ds
-        from deltalake import DeltaTable
-
-        delta = DeltaTable(table or str(self.results / "predictions"), storage_options=options)
-        found = delta.to_pyarrow_dataset() if options else ds.dataset(delta.file_uris())
-        rows: list[dict[str, Any]] = found.to_table().to_pylist()
-        return rows
-
-    def answer(self, code: int, said: str, *, rows: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-        """What is printed: the exit code, and whether each image is in the table exactly once."""
-        rows = self.rows() if rows is None else rows
-        counted = Counter(Path(row["image_uri"]).name for row in rows)
-        exact = counted == Counter(path.name for path in self.archive.iterdir())
-        failed = Counter(row["error_code"] for row in rows if row["error_code"])
-        return {"exit_code": code, "rows": len(rows), "each_once": exact, "failed": dict(failed), "said": said.strip()}
+sys.path.insert(0, str(Path(__file__).parent))
+from fault_lab import CHECKOUT, Lab, Skipped, make_models, memory, small_disk
+from ray_nodes import CLOCK, ray_nodes
 
 
 def node_killed(lab: Lab) -> dict[str, Any]:
     """SIGKILL to all processes of one of two nodes after six shards."""
-    lab.draw(240)
-    with ray_nodes(lab.environment) as nodes:
-        nodes.head()
-        first, second = nodes.add(), nodes.add()
-        night = lab.night(nodes)
-        night.await_parts(6)
+    with lab.begun(240, 2) as (nodes, night):
+        _, first, second = nodes.nodes
         first.kill()
         code, _, said = night.end()
         return lab.answer(code, said) | {"expected": 0, "left": len(second.processes("raylet"))}
@@ -115,13 +40,8 @@ def node_killed(lab: Lab) -> dict[str, Any]:
 
 def head_lost(lab: Lab) -> dict[str, Any]:
     """SIGKILL to the head and to what runs on its machine but the driver; then the same command on a new cluster."""
-    lab.draw(240)
-    with ray_nodes(lab.environment) as nodes:
-        head = nodes.head()
-        nodes.add()
-        night = lab.night(nodes)
-        night.await_parts(6)
-        head.kill()
+    with lab.begun(240, 1) as (nodes, night):
+        nodes.nodes[0].kill()
         began = time.monotonic()
         first, told, said = night.end()
         noticed = time.monotonic() - began
@@ -137,12 +57,8 @@ def head_lost(lab: Lab) -> dict[str, Any]:
 
 def spot_notice(lab: Lab) -> dict[str, Any]:
     """A notice of preemption with 15 s to one of two nodes; after these the machine is switched off."""
-    lab.draw(400)
-    with ray_nodes(lab.environment) as nodes:
-        nodes.head()
-        first, second = nodes.add(), nodes.add()
-        night = lab.night(nodes)
-        night.await_parts(6)
+    with lab.begun(400, 2) as (nodes, night):
+        _, first, second = nodes.nodes
         began = time.monotonic()
         nodes.drain(first, 15)
         time.sleep(max(0.0, began + 15 - time.monotonic()))
@@ -171,7 +87,7 @@ def killed_by_memory(lab: Lab) -> dict[str, Any]:
 def memory_monitor(lab: Lab) -> dict[str, Any]:
     """Something else takes a node's memory; Ray's monitor kills the actor, until the other has gone."""
     lab.draw(400)
-    total, free = _memory()
+    total, free = memory()
     limit = (total - free + 1.5e9) / total
     if free < 6e9 or limit > 0.95:
         raise Skipped(f"{free / 1e9:.1f} GB of memory are free, 6 are needed")
@@ -191,12 +107,7 @@ def memory_monitor(lab: Lab) -> dict[str, Any]:
 
 def one_to_four_and_back(lab: Lab) -> dict[str, Any]:
     """Three nodes join while one scores, get work, and are drained and switched off again, one after the other."""
-    lab.draw(3000)
-    with ray_nodes(lab.environment | {"FAULT_SECONDS": "1"}) as nodes:
-        nodes.head()
-        nodes.add()
-        night = lab.night(nodes, "--actors", "1:4")
-        night.await_parts(10)
+    with lab.begun(3000, 1, "--actors", "1:4", parts=10, env={"FAULT_SECONDS": "1"}) as (nodes, night):
         joined = [nodes.add() for _ in range(3)]
         until = time.monotonic() + 120
         while not all(node.actors() for node in joined) and time.monotonic() < until:
@@ -240,7 +151,7 @@ def clock_skewed(lab: Lab) -> dict[str, Any]:
 def disk_full(lab: Lab) -> dict[str, Any]:
     """The disk of one of two nodes, where Ray has its folder, is full from the tenth shard on."""
     lab.draw(240)
-    with small_disk(lab.folder / "disk", 60) as disk, ray_nodes(lab.environment) as nodes:
+    with small_disk(60) as disk, ray_nodes(lab.environment) as nodes:
         nodes.head()
         nodes.add(temp=disk / "ray")
         nodes.add()
@@ -255,13 +166,10 @@ def disk_full(lab: Lab) -> dict[str, Any]:
 
 def results_full(lab: Lab) -> dict[str, Any]:
     """The disk of the results is full in mid-run; then there is room again, and the same command goes on."""
-    lab.draw(240)
-    with small_disk(lab.folder / "disk", 4) as disk, ray_nodes(lab.environment) as nodes:
+    with contextlib.ExitStack() as stack:
+        disk = stack.enter_context(small_disk(4))
         lab.results = disk / "results"
-        nodes.head()
-        nodes.add()
-        night = lab.night(nodes)
-        night.await_parts(6)
+        nodes, night = stack.enter_context(lab.begun(240, 1))
         with contextlib.suppress(OSError), (disk / "full").open("wb") as file:
             while True:
                 file.write(bytes(4096))
@@ -324,28 +232,6 @@ def _written(proxy: Any) -> list[str]:
     return list(proxy.seen)
 
 
-@contextlib.contextmanager
-def small_disk(place: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of this size, for the length of a block."""
-    # Below a short name: Ray's sockets may lie in it.
-    place = Path(tempfile.mkdtemp(prefix="disk-", dir="/tmp"))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"tmpfs", bytes(place), b"tmpfs", 0, f"size={megabytes}m".encode()):
-        place.rmdir()
-        raise Skipped(f"no file system may be mounted: {os.strerror(ctypes.get_errno())}")
-    try:
-        yield place
-    finally:
-        libc.umount2(bytes(place), 2)  # lazily: a process may still be leaving it
-        place.rmdir()
-
-
-def _memory() -> tuple[float, float]:
-    text = Path("/proc/meminfo").read_text()
-    found = dict(re.findall(r"(\w+):\s+(\d+) kB", text))
-    return float(found["MemTotal"]) * 1024, float(found["MemAvailable"]) * 1024
-
-
 FAULTS: dict[str, Callable[[Lab], dict[str, Any]]] = {
     fault.__name__: fault
     for fault in (
@@ -361,18 +247,6 @@ FAULTS: dict[str, Callable[[Lab], dict[str, Any]]] = {
         network_cut,
     )
 }
-
-
-def make_models(folder: Path) -> Path:
-    """The small models that the test suite uses."""
-    source = (CHECKOUT / "tests/conftest.py").read_text()
-    made = re.search(r'MAKE_MODEL = """(.*?)"""', source, re.DOTALL)
-    assert made
-    script = folder / "make.py"
-    script.write_text(made[1])
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    subprocess.run([sys.executable, str(script), str(folder / "MODELS")], env=environment, check=True)
-    return folder / "MODELS"
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "tests/integration"), str(CHECKOUT / "tests/benchmarks")]
-from bench_faults import make_models  # noqa: E402
+from fault_lab import make_models  # noqa: E402
 from ray_nodes import ray_nodes  # noqa: E402
 
 TARGET_RATE = 20_000
