@@ -22,7 +22,7 @@ ifdef ONLY
 	$(PYTEST) $(ONLY)
 else
 	$(MAKE) --no-print-directory style
-	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) --numprocesses 3 --dist loadfile --no-loadscope-reorder
 endif
 
 unit: .venv/.tests-installed ## run the tests that need no Ray, no TensorFlow and no network
