@@ -1,0 +1,415 @@
+"""The endpoint's routes, without sockets: every answer of a service, and every way to be refused."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+from stand_in_service import MODEL, STATE, StandIn
+
+from pipelines.errors import UsageError
+from pipelines.serving.app import make_app
+from pipelines.serving.problems import IMAGE_CODES, KINDS
+from pipelines.serving.settings import ServeSettings
+
+TOKEN = "a-token-of-enough-letters"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+Visit = Callable[[httpx.AsyncClient], Coroutine[Any, Any, Any]]
+
+
+def visit(act: Visit, service: StandIn | None = None, base: str = "http://localhost:8460", **settings: Any) -> Any:
+    """Let a client visit an endpoint of its own."""
+    app = make_app(service or StandIn(), ServeSettings(**{"workers": 2, **settings}))
+    return visited(app, act, base)
+
+
+def visited(app: FastAPI, act: Visit, base: str = "http://localhost:8460") -> Any:
+    async def run() -> Any:
+        transport = httpx.ASGITransport(app, client=("192.0.2.7", 5))
+        async with httpx.AsyncClient(transport=transport, base_url=base) as client:
+            return await act(client)
+
+    return asyncio.run(run())
+
+
+def asked(method: str, path: str, service: StandIn | None = None, **options: Any) -> httpx.Response:
+    """One request to an endpoint of its own; options of `ServeSettings` are taken out of those of the request."""
+    settings = {name: options.pop(name) for name in list(options) if name in ServeSettings.__dataclass_fields__}
+    answer: httpx.Response = visit(lambda client: client.request(method, path, **options), service, **settings)
+    return answer
+
+
+def problem(answer: httpx.Response, code: str) -> dict[str, Any]:
+    """Check that an answer is a problem as RFC 9457 and the house want it."""
+    told: dict[str, Any] = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert list(told) == ["type", "title", "status", "detail", "error_code", "request_id"]
+    assert (told["error_code"], told["type"]) == (code, f"urn:nightread:error:{code}")
+    assert told["status"] == answer.status_code == KINDS[code].status
+    assert told["request_id"] == answer.headers["x-request-id"]
+    assert "secret" not in answer.text and "Traceback" not in answer.text
+    return told
+
+
+def test_an_image_is_answered_in_each_of_three_ways() -> None:
+    image = b"the image"
+    text = base64.b64encode(image).decode()
+    for body in ({"json": {"image": text}}, {"content": image}, {"files": {"any": ("secret-name.jpg", image)}}):
+        answer = asked("POST", "/predict", **body)
+        assert answer.status_code == 200
+        told = answer.json()
+        assert told == {
+            "request_id": answer.headers["x-request-id"],
+            "content_sha256": hashlib.sha256(image).hexdigest(),
+            "predicted_label": "benign",
+            "probabilities": {"benign": 0.75, "malignant": 0.25},
+            "p_positive": 0.25,
+            "decision": "negative",
+            "model": {"name": MODEL.name, "version": "v3", "model_id": MODEL.model_id},
+            "width": 4,
+            "height": 3,
+            "decoder": "opencv",
+            "milliseconds": 1.5,
+        }
+        assert list(told)[:3] == ["request_id", "content_sha256", "predicted_label"]
+
+
+def test_the_published_envelope_holds_the_answer_and_the_problem() -> None:
+    async def act(client: httpx.AsyncClient) -> None:
+        answer = await client.post("/predict?envelope=lambda", content=b"image")
+        told = answer.json()
+        assert (answer.status_code, list(told), told["statusCode"]) == (200, ["statusCode", "headers", "body"], 200)
+        assert json.loads(told["body"])["predicted_label"] == "benign"
+        answer = await client.post("/predict?envelope=lambda", content=b"truncated")
+        told = answer.json()
+        assert answer.status_code == told["statusCode"] == 422
+        assert json.loads(told["body"])["error_code"] == "truncated"
+        assert told["headers"]["Content-Type"] == "application/problem+json"
+        problem(await client.post("/predict?envelope=secret", content=b"image"), "bad_request")
+
+    visit(act)
+
+
+@pytest.mark.parametrize("code", [*IMAGE_CODES, "queue_full", "not_ready"])
+def test_what_the_service_refuses_becomes_its_problem(code: str) -> None:
+    for path in ("/predict", "/preview"):
+        answer = asked("POST", path, content=code.encode() + b" secret")
+        problem(answer, code)
+        assert answer.headers.get("retry-after") == {"queue_full": "7", "not_ready": "2"}.get(code)
+
+
+def test_a_defect_is_told_by_its_request_id_only(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for path in ("/predict", "/preview"):
+        told = problem(asked("POST", path, content=b"defect secret"), "internal")
+        assert f"request {told['request_id']} met a defect: ZeroDivisionError at" in caplog.text
+    assert "secret" not in caplog.text and "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "method, path, code",
+    [
+        ("GET", "/secret", "not_found"),
+        ("GET", "/predict/", "not_found"),
+        ("GET", "/predict//batch", "not_found"),
+        ("GET", "/docs/../predict", "method_not_allowed"),
+        ("GET", "/predict", "method_not_allowed"),
+        ("DELETE", "/model", "method_not_allowed"),
+        ("SECRET", "/", "method_not_allowed"),
+        ("POST", "/preview?side=15", "bad_request"),
+        ("POST", "/preview?side=4097", "bad_request"),
+        ("POST", "/preview?side=secret", "bad_request"),
+        ("POST", "/preview?side=٣٣", "bad_request"),
+        ("POST", "/predict", "bad_request"),
+        ("POST", "/predict/batch", "bad_request"),
+        ("GET", "/docs/secret.js", "not_found"),
+        ("GET", "/" + "x" * 5000, "not_found"),
+    ],
+)
+def test_what_the_framework_refuses_is_a_problem_too(method: str, path: str, code: str) -> None:
+    problem(asked(method, path), code)
+
+
+@pytest.mark.parametrize(
+    "header, value, code",
+    [
+        ("Content-Type", "text/secret", "unsupported_media_type"),
+        ("Content-Encoding", "gzip", "unsupported_media_type"),
+        ("Content-Length", "999999999999", "too_large"),
+        ("Content-Length", "9" * 40, "too_large"),
+    ],
+)
+def test_a_head_is_refused_before_its_body_is_read(header: str, value: str, code: str) -> None:
+    read: list[bytes] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        read.append(b"secret")
+        yield b"secret"
+
+    problem(asked("POST", "/predict", content=body(), headers={header: value}), code)
+    problem(asked("POST", "/predict", content=body(), token=TOKEN), "unauthorized")
+    assert read == []
+
+
+def test_a_body_is_read_up_to_its_limit() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(11):
+            taken.append(100)
+            yield b"x" * 100
+
+    async def act(client: httpx.AsyncClient) -> None:
+        assert (await client.post("/predict", content=b"x" * 999)).status_code == 200
+        problem(await client.post("/predict", content=b"x" * 1000), "too_large")
+        problem(await client.post("/predict", content=body()), "too_large")
+        # A batch has a limit of its own, and what all hold at once has one too.
+        problem(await client.post("/predict/batch", files=[("f", ("a", b"x" * 1500))]), "queue_full")
+        assert "nightread_serve_held_bytes 0.0" in (await client.get("/metrics")).text
+
+    taken: list[int] = []
+    visit(act, max_body_bytes=999, max_batch_bytes=5000, max_held_bytes=1400)
+    assert sum(taken) == 1000 or sum(taken) == 1100
+
+
+def test_while_the_model_starts_only_health_is_fine() -> None:
+    async def act(client: httpx.AsyncClient) -> None:
+        for method, path in [("GET", "/readyz"), ("GET", "/model"), ("POST", "/predict"), ("POST", "/predict/batch")]:
+            answer = await client.request(method, path, content=b"image")
+            assert "being loaded" in problem(answer, "not_ready")["detail"]
+            assert answer.headers["retry-after"] == "2"
+        for path in ("/healthz", "/", "/docs", "/openapi.json", "/metrics"):
+            assert (await client.get(path)).status_code == 200
+
+    service = StandIn()
+    service.start_again()
+    visit(act, service)
+
+
+def test_the_model_is_told_without_its_place() -> None:
+    answer = asked("GET", "/model")
+    assert answer.json() == {
+        "name": MODEL.name,
+        "version": "v3",
+        "model_id": MODEL.model_id,
+        "preprocessing_id": MODEL.preprocessing_id,
+        "precision": "float32",
+        "classes": ["benign", "malignant"],
+        "positive_classes": ["malignant"],
+        "input_size": 96,
+        "thresholds": {"threshold": 0.5},
+        "card": {"images": {"val": {"benign": 7}}},
+        "loaded_at": "2026-03-01T00:00:00+00:00",
+    }
+    assert "secret-place" not in answer.text
+
+
+def test_one_bad_image_of_a_batch_costs_no_other_and_none_is_out_of_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.serving.app.BATCH_PATIENCE_SECONDS", 0.0)
+    images = [b"one", b"truncated", b"two", b"defect", b"", b"queue_full", b"three"]
+    answer = asked("POST", "/predict/batch", files=[("f", (str(n), image)) for n, image in enumerate(images)])
+    told = answer.json()["answers"]
+    assert answer.status_code == 200
+    assert [each.get("error_code") for each in told] == [
+        *(None, "truncated", None, "internal", "bad_request", "queue_full", None)
+    ]
+    hashes = [each.get("content_sha256") for each in told if "error_code" not in each]
+    assert hashes == [hashlib.sha256(image).hexdigest() for image in (b"one", b"two", b"three")]
+    assert [each["request_id"] for each in told] == [f"{answer.headers['x-request-id']}-{n}" for n in range(7)]
+
+
+def test_a_batch_asks_for_a_few_at_a_time_and_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.serving.app.BATCH_PAUSE_SECONDS", 0.0)
+    service = StandIn(full=5)
+    images = [base64.b64encode(b"image %d" % number).decode() for number in range(64)]
+    answer = asked("POST", "/predict/batch", service, json={"images": images}, workers=3)
+    assert [each["predicted_label"] for each in answer.json()["answers"]] == ["benign"] * 64
+    assert service.at_once == 3
+    assert len(service.asked) == 64 + 5
+
+
+def test_who_leaves_frees_a_place_in_the_queue() -> None:
+    service = StandIn(gate=asyncio.Event())
+    app = make_app(service, ServeSettings())
+    messages = [{"type": "http.request", "body": b"image", "more_body": False}, {"type": "http.disconnect"}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.sleep(0)
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/predict",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+    }
+
+    async def run() -> None:
+        await app({**scope, "http_version": "1.1", "raw_path": b"/predict", "root_path": ""}, receive, send)
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert (service.cancelled, sent) == (1, [])
+    figures = visited(app, lambda client: client.get("/metrics")).text
+    assert 'nightread_serve_requests_total{route="/predict",status="499"} 1.0' in figures
+    assert "nightread_serve_held_bytes 0.0" in figures
+
+
+def test_every_answer_is_closed_to_caches_frames_and_guesses() -> None:
+    async def act(client: httpx.AsyncClient) -> None:
+        for method, path in [("GET", "/"), ("GET", "/docs"), ("GET", "/model"), ("GET", "/x"), ("POST", "/predict")]:
+            headers = (await client.request(method, path, content=b"defect")).headers
+            assert headers["cache-control"] == "no-store"
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "no-referrer"
+            assert "default-src 'none'" in headers["content-security-policy"]
+            assert "frame-ancestors 'none'" in headers["content-security-policy"]
+            assert "server" not in headers
+            assert len(headers.get_list("content-security-policy")) == 1
+        head = await client.head("/healthz")
+        assert (head.status_code, head.headers["content-length"]) == (200, "16")
+
+    visit(act)
+
+
+def test_the_documents_load_nothing_from_elsewhere() -> None:
+    async def act(client: httpx.AsyncClient) -> None:
+        page = (await client.get("/docs")).text
+        assert "//" not in page.replace("<!doctype html>", "")
+        for path in ("docs/swagger-ui.css", "docs/swagger-ui-bundle.js", "docs/start.js"):
+            assert f'"{path}"' in page
+            assert len((await client.get(f"/{path}")).content) > 100
+
+    visit(act)
+
+
+def figures_of(text: str) -> dict[str, dict[tuple[str, ...], float]]:
+    """Samples by name and by the values of their labels, read by Prometheus' own parser."""
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(text):
+        assert family.documentation and family.type in ("counter", "gauge", "histogram")
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+    return found
+
+
+def test_prometheus_reads_the_figures() -> None:
+    async def act(client: httpx.AsyncClient) -> Any:
+        for body in (b"image", b"image", b"truncated", b"defect", b"queue_full"):
+            await client.post("/predict", content=body)
+        await client.post("/predict/batch", files=[("f", ("a", b"x")), ("f", ("b", b"timed_out"))])
+        await client.get("/secret-name.jpg")
+        return await client.get("/metrics")
+
+    service = StandIn(known=replace(STATE, promotion_failed="It failed its self-test."))
+    answer = visit(act, service)
+    figures = figures_of(answer.text)
+    assert "secret" not in answer.text
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    name = "nightread_serve_"
+    assert figures[f"{name}requests_total"] == {
+        ("/predict", "200"): 2,
+        ("/predict", "422"): 1,
+        ("/predict", "429"): 1,
+        ("/predict", "500"): 1,
+        ("/predict/batch", "200"): 1,
+        ("other", "404"): 1,
+    }
+    assert figures[f"{name}images_total"] == {
+        ("answered",): 3,
+        ("truncated",): 1,
+        ("internal",): 1,
+        ("queue_full",): 1,
+        ("timed_out",): 1,
+    }
+    assert figures[f"{name}decisions_total"] == {("negative",): 3}
+    assert figures[f"{name}request_seconds_count"][("/predict",)] == 5
+    counts = [value for (route, _), value in figures[f"{name}request_seconds_bucket"].items() if route == "/predict"]
+    assert counts == sorted(counts) and counts[-1] == 5 and len(counts) == 14
+    assert figures[f"{name}model_info"] == {
+        (MODEL.name, "v3", MODEL.model_id, MODEL.preprocessing_id, "float32"): 1,
+    }
+    for gauge, value in [("ready", 1), ("queued_images", 3), ("queue_limit", 64), ("workers", 2), ("workers_alive", 2)]:
+        assert figures[f"{name}{gauge}"][()] == value
+    assert figures[f"{name}worker_restarts_total"][()] == figures[f"{name}promotion_failed"][()] == 1
+    assert figures[f"{name}model_loaded_timestamp_seconds"][()] == 1772323200
+    assert figures[f"{name}memory_bytes"][("http",)] > 10_000_000
+
+
+def entries_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_image_that_was_looked_at_is_in_the_audit_log(tmp_path: Path) -> None:
+    async def act(client: httpx.AsyncClient) -> list[str]:
+        answers = [await client.post("/predict", content=b"image", headers=BEARER)]
+        answers.append(await client.post("/predict", content=b"truncated secret", headers=BEARER))
+        await client.post("/predict", content=b"queue_full", headers=BEARER)
+        await client.post("/predict", headers=BEARER)
+        await client.post("/predict", content=b"image")
+        files = [("f", ("secret.jpg", image)) for image in (b"one", b"", b"two")]
+        answers.append(await client.post("/predict/batch", files=files, headers=BEARER))
+        return [answer.headers["x-request-id"] for answer in answers]
+
+    path = tmp_path / "audit.jsonl"
+    single, failed, batch = visit(act, audit_log=path, token=TOKEN)
+    entries = entries_of(path)
+    assert [entry["request_id"] for entry in entries] == [single, failed, f"{batch}-0", f"{batch}-2"]
+    assert entries[0] | {"time": ""} == {
+        "time": "",
+        "request_id": single,
+        "caller": "192.0.2.7",
+        "token": hashlib.sha256(TOKEN.encode()).hexdigest()[:8],
+        "content_sha256": hashlib.sha256(b"image").hexdigest(),
+        "model_id": MODEL.model_id,
+        "decision": "negative",
+        "status": "answered",
+    }
+    assert entries[1]["status"] == "truncated" and entries[1]["decision"] is None
+    assert entries[1]["content_sha256"] == hashlib.sha256(b"truncated secret").hexdigest()
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert "secret" not in path.read_text() and TOKEN not in path.read_text()
+
+
+def test_no_answer_leaves_unrecorded(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "audit.jsonl"
+    path.parent.mkdir()
+
+    async def act(client: httpx.AsyncClient) -> None:
+        assert (await client.post("/predict", content=b"one")).status_code == 200
+        path.rename(tmp_path / "rotated")
+        assert (await client.post("/predict", content=b"two")).status_code == 200
+        path.unlink()
+        path.mkdir()
+        for target in ("/predict", "/predict/batch"):
+            answer = await client.post(target, files={"f": ("a", b"three")})
+            problem(answer, "audit_failed")
+            assert answer.headers["retry-after"] == "60"
+        path.rmdir()
+        assert (await client.post("/predict", content=b"four")).status_code == 200
+
+    visit(act, audit_log=path)
+    assert [entry["content_sha256"] for entry in entries_of(tmp_path / "rotated")] == [
+        hashlib.sha256(b"one").hexdigest()
+    ]
+    assert [entry["content_sha256"] for entry in entries_of(path)] == [hashlib.sha256(b"four").hexdigest()]
+
+
+def test_an_audit_log_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be written: No such file or directory"):
+        make_app(StandIn(), ServeSettings(audit_log=tmp_path / "missing" / "audit.jsonl"))
