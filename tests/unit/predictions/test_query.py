@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,21 +15,8 @@ from pipelines.predictions.query import connect, open_query, run_query
 from pipelines.predictions.runs import RunFolder, RunRecord
 from pipelines.predictions.schema import prediction_schema
 
-SCHEMA = prediction_schema(["benign", "malignant"], pa.schema([("patient_id", pa.string())]))
-OTHER = prediction_schema(["normal"], None)
-START = datetime.datetime(2026, 3, 1, 22, tzinfo=datetime.UTC)
-
-
-def nothing() -> None:
-    """No lease to check."""
-
-
-def night(results: str, number: int, schema: pa.Schema, rows: list[dict[str, object]]) -> None:
-    """Commit a run of the given rows, an hour after the one before, on its own day."""
-    when = START + datetime.timedelta(days=number)
-    fixed = {"run_id": f"run{number}", "frame": 0, "status": "scored", "model_name": "m", "scored_at": when}
-    whole = [{**dict.fromkeys(schema.names), **fixed, "scored_date": when.date(), **row} for row in rows]
-    commit.commit_run(results, f"run{number}", schema, pa.Table.from_pylist(whole, schema).to_batches(), nothing)
+sys.path.insert(0, str(Path(__file__).parent))
+from committed_nights import OTHER, SCHEMA, START, night
 
 
 @pytest.fixture(scope="module")
