@@ -7,12 +7,18 @@ function showAnswer(entry) {
   byId('answer').replaceChildren(...answerParts(entry));
 }
 
+// What is said of a picture on its way changes when the server goes or comes back.
+function retell() {
+  if (shownEntry && isOpen(shownEntry)) showAnswer(shownEntry);
+}
+
 function answerParts(entry) {
   if (!entry) return beforeTheFirst();
   if (entry.state === 'answered') return answered(entry);
   if (entry.state === 'failed') return failed(entry);
   if (entry.state === 'cancelled') return cancelled(entry);
-  const words = entry.state === 'reading' ? 'Being read …' : 'Waiting for its turn …';
+  const turn = entry.state === 'reading' ? 'Being read …' : 'Waiting for its turn …';
+  const words = waiting ? 'Waiting for the server …' : turn;
   return [make('div', {class: 'verdict pending'}, sign('waiting'), make('p', {class: 'word'}, words)), factsOf(entry)];
 }
 
@@ -161,7 +167,11 @@ function cancelled(entry) {
 
 function againButton(entry, text) {
   const button = make('button', {type: 'button'}, text);
-  button.onclick = () => readAgain([entry]);
+  button.onclick = () => {
+    readAgain([entry]);
+    // The button is gone; the keyboard stays where it was.
+    byId('answer').focus();
+  };
   return make('p', {}, button);
 }
 

@@ -143,9 +143,12 @@ function pauseUntilWoken() {
     wake = () => {
       waiting = null;
       clearInterval(countdown);
+      byId('banner-count').textContent = '';
+      retell();
       resolve();
     };
   });
+  retell();
 }
 
 let countdown = 0;

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import ipaddress
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -115,6 +117,49 @@ def standing_still(process: int) -> Iterator[None]:
         yield
     finally:
         os.kill(process, signal.SIGCONT)
+
+
+class Changes:
+    """Files that are made, written or moved in some folders, as the kernel tells of them (inotify).
+
+    Args:
+        folders: They and the folders in them at this moment.
+    """
+
+    _MODIFY, _MOVED_TO, _CREATE = 0x2, 0x80, 0x100
+
+    def __init__(self, *folders: Path) -> None:
+        kernel = ctypes.CDLL(None, use_errno=True)
+        self._descriptor = kernel.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._watched: dict[int, Path] = {}
+        for folder in (inner for one in folders for inner in (one, *one.rglob("*")) if inner.is_dir()):
+            number = kernel.inotify_add_watch(
+                self._descriptor, os.fsencode(folder), self._MODIFY | self._MOVED_TO | self._CREATE
+            )
+            assert number > 0, os.strerror(ctypes.get_errno())
+            self._watched[number] = folder
+
+    def seen(self) -> set[Path]:
+        """What changed since the last time."""
+        found: set[Path] = set()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                told, place = os.read(self._descriptor, 1 << 16), 0
+                while place < len(told):
+                    watch, _, _, length = struct.unpack_from("iIII", told, place)
+                    name = told[place + 16 : place + 16 + length].rstrip(b"\0")
+                    found.add(self._watched[watch] / os.fsdecode(name))
+                    place += 16 + length
+        return found
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def bytes_written(processes: list[int]) -> int:
+    """What processes have caused to be written to any disk, by the kernel's own count."""
+    told = [Path(f"/proc/{process}/io").read_text() for process in processes]
+    return sum(int(line.split()[1]) for text in told for line in text.splitlines() if line.startswith("write_bytes"))
 
 
 @dataclass

@@ -25,8 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 playwright = pytest.importorskip("playwright.sync_api")
 from served_pages import (  # noqa: E402
     CHROMIUM,
+    Changes,
     Served,
     begin,
+    bytes_written,
     certificate,
     finished,
     free_port,
@@ -55,10 +57,17 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def served(
-    tiny_models: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("served"), tiny_models / "cells", environment) as served:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server works, and whatever it might want to write."""
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def served(tiny_models: Path, environment: dict[str, str], place: Path) -> Iterator[Served]:
+    own = {name: str(place / name) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
+    for folder in own.values():
+        Path(folder).mkdir()
+    with serving(place, tiny_models / "cells", {**environment, **own}) as served:
         yield served
 
 
@@ -254,6 +263,60 @@ def test_several_files_are_a_table_that_sorts_and_can_be_saved(
         assert page.is_visible("#empty") and not page.is_visible("#list")
         # No name of a file went anywhere.
         assert not [one for one in visit.asked if "picture" in one or "onerror" in one]
+
+
+def test_of_two_hundred_named_pictures_nothing_is_kept(
+    browser: Any, served: Served, place: Path, tmp_path: Path
+) -> None:
+    """The kernel tells what is written, whoever writes it; names and contents are looked for in what there is."""
+    random, pictures = np.random.default_rng(3), []
+    for number in range(200):
+        pixels = random.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        # After the end of a PNG anything may stand: here what betrays the file wherever it lies.
+        data = cv2.imencode(".png", pixels)[1].tobytes() + b"DOE^JANE^%03d" % number
+        pictures.append(tmp_path / f"DOE_JANE_1952_{number:03d}.png")
+        pictures[-1].write_bytes(data)
+    processes = [served.process.pid, worker_of(served.process)]
+    changes, written = Changes(place), bytes_written(processes)
+    with visiting(browser, served.url) as visit:
+        visit.choose(*pictures)
+        visit.all_done()
+        assert visit.text("#tally").startswith("200 pictures") and "without answer" not in visit.text("#tally")
+        assert visit.page.context.storage_state() == {"cookies": [], "origins": []}
+    answers = in_one_form(served, pictures[:64])
+    assert [answer["content_sha256"] for answer in answers] == [
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures[:64]
+    ]
+    assert changes.seen() == set() and bytes_written(processes) == written
+    changes.close()
+    with urllib.request.urlopen(f"{served.url}metrics", timeout=30) as told:
+        figures = told.read().decode()
+    assert "nightread" in figures
+    for text in (figures, served.log.read_text()):
+        assert "JANE" not in text and answers[0]["content_sha256"][:12] not in text
+    for path in place.rglob("*"):
+        assert path.is_dir() or b"JANE" not in path.read_bytes()
+    for process in processes:
+        opened = [os.readlink(path) for path in Path(f"/proc/{process}/fd").iterdir()]
+        assert [
+            name for name in opened if name.startswith(("/tmp", "/var/tmp", "/dev/shm")) and "serve.log" not in name
+        ] == []
+
+
+def in_one_form(served: Served, paths: list[Path]) -> list[dict[str, Any]]:
+    """Ask for several as a form does, with their names in it."""
+    parts = [
+        f'--frontier\r\nContent-Disposition: form-data; name="image"; filename="{path.name}"\r\n'
+        "Content-Type: image/png\r\n\r\n".encode()
+        + path.read_bytes()
+        + b"\r\n"
+        for path in paths
+    ]
+    headers = {"Content-Type": "multipart/form-data; boundary=frontier"}
+    body = b"".join(parts) + b"--frontier--\r\n"
+    request = urllib.request.Request(f"{served.url}predict/batch", body, headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return list(json.load(answer)["answers"])
 
 
 def test_everything_can_be_done_with_the_keyboard(browser: Any, served: Served, files: dict[str, Path]) -> None:
