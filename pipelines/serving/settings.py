@@ -74,11 +74,12 @@ class ServeSettings:
                     f"--cors {origin} is not an origin.",
                     "Write it as a browser sends it: https://host or https://host:port.",
                 )
-        if self.is_loopback:
+        if self.is_loopback and not self.behind_proxy:
             return
         if self.auth and self.token is None:
+            place = "the proxy" if self.behind_proxy else self.host
             raise UsageError(
-                f"Other machines can reach {self.host}, and NIGHTREAD_SERVE_TOKEN is not set.",
+                f"Other machines can reach {place}, and NIGHTREAD_SERVE_TOKEN is not set.",
                 "Set it to a secret, or say --no-auth where anybody may ask.",
             )
         if self.tls_cert is None and not self.behind_proxy:

@@ -113,7 +113,7 @@ def test_without_a_token_pages_of_others_cannot_use_the_browser_of_this_machine(
 
 
 def test_behind_a_proxy_any_name_is_ours() -> None:
-    access = Access(ServeSettings(behind_proxy=True))
+    access = Access(ServeSettings(behind_proxy=True, auth=False))
     assert access.problem(scope(host="nightread.example", origin="https://nightread.example")) is None
     assert code_of(access.problem(scope(host="nightread.example", origin="https://evil.example"))) == "forbidden_origin"
 
@@ -158,7 +158,7 @@ def test_a_browser_may_ask_whether_it_may_ask_without_token() -> None:
 )
 def test_the_caller_is_whom_the_proxy_saw(forwarded: list[str], caller: str | None) -> None:
     asked = scope(x_forwarded_for=forwarded)
-    assert Access(ServeSettings(behind_proxy=True)).caller(asked) == caller
+    assert Access(ServeSettings(behind_proxy=True, auth=False)).caller(asked) == caller
     assert Access(ServeSettings()).caller(asked) == "10.0.0.9"
 
 
@@ -167,6 +167,7 @@ def test_the_caller_is_whom_the_proxy_saw(forwarded: list[str], caller: str | No
     [
         ({"host": "0.0.0.0", "behind_proxy": True}, "NIGHTREAD_SERVE_TOKEN is not set"),
         ({"host": "::", "behind_proxy": True}, "NIGHTREAD_SERVE_TOKEN is not set"),
+        ({"behind_proxy": True}, "the proxy"),
         ({"host": "nightread.example", "token": TOKEN}, "unencrypted"),
         ({"host": "192.0.2.1", "auth": False}, "unencrypted"),
         ({"tls_cert": "a.pem"}, "belong together"),
