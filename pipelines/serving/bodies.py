@@ -110,7 +110,7 @@ def many_images(form: Form, body: bytes) -> list[bytes | Problem]:
         1 to 64 contents or problems.
 
     Raises:
-        Refused: If the body as a whole cannot be read, or holds no image (400), or too many (413).
+        Refused: If the body as a whole cannot be read, or holds no image or too many (400).
     """
     if form.kind == "raw":
         raise refused("bad_request", 'A batch is a form with several files, or JSON: {"images": ["base64", …]}.')
@@ -167,7 +167,7 @@ def _check_count(count: int) -> None:
     if count == 0:
         raise refused("bad_request", "There is no image.")
     if count > MAX_IMAGES:
-        raise refused("too_large", f"There are more than {MAX_IMAGES} images.")
+        raise refused("bad_request", f"There are more than {MAX_IMAGES} images.")
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
@@ -207,7 +207,7 @@ class _Parts:
 
     def _begin(self) -> None:
         if len(self.files) + len(self.unnamed) >= MAX_PARTS:
-            raise refused("too_large", f"The form has more than {MAX_PARTS} parts.")
+            raise refused("bad_request", f"The form has more than {MAX_PARTS} parts.")
         self._pieces, self._name, self._value = [], b"", b""
         self._is_file = self._is_nothing = False
 

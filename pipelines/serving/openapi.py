@@ -118,8 +118,10 @@ SCHEMAS: Mapping[str, Any] = {
     "Status": {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}},
 }
 
+# A PNG of one grey pixel.
+_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="
 _FILE = {"type": "string", "format": "binary"}
-_BASE64 = {"type": "string", "description": "Base64, line breaks allowed, or a data URL.", "example": "iVBORw0KGgo…"}
+_BASE64 = {"type": "string", "description": "Base64, line breaks allowed, or a data URL.", "example": _PIXEL}
 _IMAGE_BODY = {
     "required": True,
     "description": "The image in one of three ways.",
@@ -168,6 +170,7 @@ _DETAILS = {
     "internal": "The server has a defect; its log knows this request's id.",
     "not_ready": "The model is being loaded.",
 }
+_ENVELOPED = {"oneOf": [{"$ref": f"{_REF}Answer"}, {"$ref": f"{_REF}Envelope"}]}
 _ANYWHERE = ("misdirected", "forbidden_origin", "request_timeout", "internal")
 _WITH_TOKEN = ("unauthorized", *_ANYWHERE)
 _OF_IMAGES = ("bad_request", "too_large", "not_an_image", "truncated", "queue_full", "not_ready", *_WITH_TOKEN)
@@ -185,6 +188,12 @@ def _problems(*codes: str) -> dict[int | str, dict[str, Any]]:
             answer["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
         answers[problem.status] = answer
     return answers
+
+
+def _enveloped(problems: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    for answer in problems.values():
+        answer["content"]["application/json"] = {"schema": {"$ref": f"{_REF}Envelope"}}
+    return problems
 
 
 def _ok(media_type: str, schema: Mapping[str, Any], example: object = None) -> dict[int | str, dict[str, Any]]:
@@ -205,10 +214,9 @@ def _parameter(name: str, schema: Mapping[str, Any], description: str) -> dict[s
     return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
 
 
-_ENVELOPED = {"oneOf": [{"$ref": f"{_REF}Answer"}, {"$ref": f"{_REF}Envelope"}]}
 PREDICT = _route(
     "predict",
-    {**_ok("application/json", _ENVELOPED, ANSWER), **_problems(*_OF_IMAGES)},
+    {**_ok("application/json", _ENVELOPED, ANSWER), **_enveloped(_problems(*_OF_IMAGES))},
     requestBody=_IMAGE_BODY,
     parameters=[_parameter("envelope", {"type": "string", "enum": ["lambda"]}, "Puts the answer into an envelope.")],
 )

@@ -161,7 +161,7 @@ def test_forms_that_break_off_or_overflow_are_refused() -> None:
     for length in range(len(body) - 2):
         assert refusal(kind, body[:length]).error_code == "bad_request"
     many = [('name="a"', b"x")] * 129
-    assert refusal(*form(*many)).error_code == "too_large"
+    assert "128 parts" in refusal(*form(*many)).detail
     long = f'name="{"x" * 9000}"; filename="a"', b"x"
     assert refusal(*form(long)).error_code == "bad_request"
     headers = b"--night\r\n" + b"a: b\r\n" * 17 + b"\r\nx\r\n--night--"
@@ -183,8 +183,8 @@ def test_one_bad_image_of_a_batch_costs_no_other() -> None:
     assert isinstance(first, Problem) and second == b"x"
 
 
-@pytest.mark.parametrize("count, code", [(0, "bad_request"), (MAX_IMAGES + 1, "too_large")])
-def test_a_batch_has_1_to_64_images(count: int, code: str) -> None:
+@pytest.mark.parametrize("count", [0, MAX_IMAGES + 1])
+def test_a_batch_has_1_to_64_images(count: int) -> None:
     bodies = [
         (JSON, json.dumps({"images": ["AAAA"] * count}).encode()),
         form(*[('name="a"; filename="a"', b"x")] * count),
@@ -192,7 +192,7 @@ def test_a_batch_has_1_to_64_images(count: int, code: str) -> None:
     for kind, body in bodies:
         with pytest.raises(Refused) as caught:
             many_images(kind, body)
-        assert caught.value.problem.error_code == code
+        assert caught.value.problem.status == 400
 
 
 HOSTILE = st.one_of(
