@@ -38,7 +38,7 @@ from typing import Any
 
 from bench_score import ENVIRONMENT, MAKE_BUNDLE, draw_images, run_script
 from load_client import Check, Load, closed_loop, http_request, open_loop
-from serving_peers import COLD, EXPECTED, MAKE_SERVED, PUBLISHED, RAW
+from serving_peers import COLD, EXPECTED, HOLD_RAY, MAKE_SERVED, PUBLISHED, RAW
 
 CORES = sorted(os.sched_getaffinity(0))
 SECONDS_BETWEEN_LOOKS = 10.0
@@ -117,14 +117,23 @@ def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str
 
 
 @contextlib.contextmanager
-def serving(models: Path, workers: int, cores: list[int]) -> Iterator[tuple[int, int, float]]:
-    """`nightread serve` on some cores: its process, its port and the seconds until it was ready."""
+def serving(
+    models: Path, workers: int, cores: list[int], joining: dict[str, str] | None = None
+) -> Iterator[tuple[int, int, float]]:
+    """`nightread serve` on some cores: its process, its port and the seconds until it was ready.
+
+    Args:
+        models: The MODELS folder.
+        workers: How many processes answer.
+        cores: Where they run.
+        joining: Variables with which it deploys on a cluster; None: without Ray.
+    """
     port = free_port()
     command = [sys.executable, "-m", "jobs", "serve", "--model", f"{models}/served", "--port", str(port), "--json"]
+    environment = {**ENVIRONMENT, **(joining or {})}
     with on_cores(cores):
         began = time.perf_counter()
-        held = process([*command, "--workers", str(workers)], stdout=subprocess.PIPE)
-        with held as server:
+        with process([*command, "--workers", str(workers)], env=environment, stdout=subprocess.PIPE) as server:
             assert server.stdout is not None
             line = server.stdout.readline()
             if not line:
@@ -270,6 +279,7 @@ def measure_peer(
         start_seconds=start,
         memory_mb=memory_mb(pid),
         nightread_is_times=ours[0]["requests_per_second"] / full["requests_per_second"],
+        nightread_is_times_by_cpu=full["cpu_ms_per_image"] / ours[1]["cpu_ms_per_image"],
         nightread_is_times_with_json=ours[1]["requests_per_second"] / full["requests_per_second"],
     )
 
@@ -345,6 +355,23 @@ def measure_memory(options: argparse.Namespace, models: Path, requests: Requests
     )
 
 
+def measure_ray(options: argparse.Namespace, models: Path, requests: Requests) -> None:
+    """Two replicas of Ray Serve and two processes without Ray in turn, on all cores, which the client shares."""
+    ray = [sys.executable, "-c", HOLD_RAY]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with process(ray, **pipes) as held:
+        assert held.stdout is not None
+        address, token = held.stdout.readline().split()
+        joining = {"NIGHTREAD_SERVE_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        with serving(models, 2, CORES, joining) as (_, port, ready), serving(models, 2, CORES) as (_, plain, _):
+            for number in range(options.rounds):
+                for what, at in (("ray_serve", port), ("two_processes", plain)):
+                    closed_loop(at, requests.raw, 16, 2, requests.is_right)
+                    load = closed_loop(at, requests.raw, 16, options.seconds, requests.is_right)
+                    tell(what, round=number, **load.figures(), seconds_to_ready=ready if at == port else None)
+        held.communicate()
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
@@ -354,7 +381,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--peers", action="store_true")
-    parser.add_argument("--only", choices=("rounds", "start", "handler", "memory"))
+    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--only", choices=("rounds", "start", "handler", "ray", "memory"))
     options = parser.parse_args()
     images, models = options.folder / f"images-{options.images}", options.folder / "models"
     draw_images(images, options.images)
@@ -370,6 +398,8 @@ def main() -> None:
         measure_start(options, models)
     if options.only in (None, "handler"):
         measure_handler(options, models, images, requests)
+    if options.ray:
+        measure_ray(options, models, requests)
     if options.minutes:
         measure_memory(options, models, requests)
 
