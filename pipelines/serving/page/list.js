@@ -151,6 +151,10 @@ function tallyParts(open, stopped) {
   chip('failed', failures, 'without answer');
   chip('waiting', open, 'to come');
   chip('none', stopped, 'cancelled');
+  const versions = new Set(entries.filter((entry) => entry.answer).map(({answer}) => answer.model.version));
+  // The champion was promoted in between.
+  if (versions.size > 1)
+    parts.push(' ', make('span', {}, `answered by versions ${listed([...versions].sort(collator.compare))}`));
   return parts;
 }
 

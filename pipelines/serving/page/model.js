@@ -33,9 +33,9 @@ async function loadModel() {
 
 function modelLine(said) {
   const many = said.classes.length > 6;
-  const classes = many ? `one of ${said.classes.length} classes` : listed(said.classes, 'or');
+  const classes = many ? `with one of ${said.classes.length} classes` : listed(said.classes, 'or');
   const positive = `; positive is ${positiveWords(said.positive_classes)}`;
-  return ['Model ', make('strong', {}, `${said.name} ${said.version}`), ` says ${classes}${positive}.`];
+  return ['Model ', make('strong', {}, `${said.name} ${said.version}`), ` answers ${classes}${positive}.`];
 }
 
 function modelFacts(said) {

@@ -43,7 +43,7 @@ from pipelines.serving.page import SCRIPTS  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"there is no Chromium at {CHROMIUM}")
 TOKEN = "0123456789abcdef-of-the-test"
-WIDTHS = (360, 1280, 1920)
+WIDTHS = (320, 360, 768, 1280, 1920)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_picture_is_shown_at_once_and_its_answer_is_the_endpoints(
     with visiting(browser, served.url) as visit:
         page, data = visit.page, files["plain.jpg"].read_bytes()
         page.wait_for_selector("#about:not([hidden])")
-        assert visit.text("#model-line") == "Model cells v1 says benign or malignant; positive is malignant."
+        assert visit.text("#model-line") == "Model cells v1 answers benign or malignant; positive is malignant."
         with page.expect_request("**/predict") as sent:
             visit.choose(files["plain.jpg"])
         request = sent.value
