@@ -144,6 +144,8 @@ def test_a_model_that_answers_nan_is_not_compiled() -> None:
         compile.compile_scorer(backbone, head, 1.0, SIZE)
 
 
+# Keras warns of each container before it fails at the first array; a user sees our sentence alone.
+@pytest.mark.filterwarnings("ignore:Skipping nested container:UserWarning")
 def test_weights_go_through_a_file_and_must_fit(tmp_path: Path) -> None:
     spec = BackboneSpec("mobilenet_v2", 0.35, SIZE)
     path = tmp_path / "own.weights.h5"

@@ -118,7 +118,13 @@ def test_its_pixels_and_its_scores_are_the_same_today(place: Place, rows_of: Cal
 
 
 def test_a_killed_night_and_the_following_ones_go_on(
-    place: Place, draw: Callable, nightread: Callable, rows_of: Callable, tmp_path: Path, capsys: Any
+    place: Place,
+    draw: Callable,
+    nightread: Callable,
+    shared_ray: Callable[[], dict[str, str]],
+    rows_of: Callable,
+    tmp_path: Path,
+    capsys: Any,
 ) -> None:
     before = by_image(rows_of(place.results))
     parts = [pq.read_table(path).to_pylist() for path in (place.results / "runs" / KILLED / "parts").iterdir()]
@@ -126,7 +132,8 @@ def test_a_killed_night_and_the_following_ones_go_on(
     assert len(before) == 11 and len(staged) == 4
     for image in draw(tmp_path / "later", 2):
         place.filesystem.pipe_file(f"{BUCKET}/archive/{image.name}", image.read_bytes())
-    done = nightread(*place.score, env={name: text for name, text in os.environ.items() if name.startswith("AWS_")})
+    env = {name: text for name, text in os.environ.items() if name.startswith("AWS_")}
+    done = nightread(*place.score, env=env | shared_ray())
     assert done.code == 0, done.err
     answer = done.answer
     assert answer["resumed"] == KILLED

@@ -86,6 +86,7 @@ def test_each_key_is_scored_once_and_nothing_is_written(
     read_only: ControlCharacters,
     tiny_models: Path,
     nightread: Callable[..., Any],
+    shared_ray: Callable[[], dict[str, str]],
     draw: Callable[..., list[Path]],
     rows_of: Callable[[Path], list[Any]],
     tmp_path: Path,
@@ -95,7 +96,7 @@ def test_each_key_is_scored_once_and_nothing_is_written(
         stored = "scans/" + re.sub("[\x00-\x1f\x7f]", lambda sign: f"!{ord(sign.group()):02X}!", key)
         s3.filesystem.call_s3("put_object", Bucket=s3.bucket, Key=stored, Body=drawn.read_bytes())
     env = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    env["AWS_ENDPOINT_URL"] = read_only.endpoint
+    env |= shared_ray() | {"AWS_ENDPOINT_URL": read_only.endpoint}
     archive, results = f"{s3.uri}/scans", tmp_path / "results"
     done = nightread("score", archive, "--model", f"{tiny_models}/cells", "--results", results, env=env)
     assert done.code == 0, done.err

@@ -60,7 +60,13 @@ def settings() -> dict[str, str]:
 
 
 def test_everything_in_buckets_with_one_request_in_five_failing(
-    s3: Any, model_in_bucket: str, fault_proxy: Callable, nightread: Callable, draw: Callable, tmp_path: Path
+    s3: Any,
+    model_in_bucket: str,
+    fault_proxy: Callable,
+    nightread: Callable,
+    shared_ray: Callable[[], dict[str, str]],
+    draw: Callable,
+    tmp_path: Path,
 ) -> None:
     keys = fill(s3, tmp_path / "drawn", draw, 60)
     s3.filesystem.pipe_file(f"{s3.bucket}/archive/notes.txt", b"text")
@@ -68,7 +74,7 @@ def test_everything_in_buckets_with_one_request_in_five_failing(
     proxy.rule = mixed(0.2, [503, 500, "reset", "cut", "slow", "lost"])
     results = f"s3://{s3.bucket}/results"
     arguments = ["score", f"s3://{s3.bucket}/archive", "--model", model_in_bucket, "--results", results, "--json"]
-    env = {**settings(), "AWS_ENDPOINT_URL": proxy.endpoint}
+    env = {**settings(), **shared_ray(), "AWS_ENDPOINT_URL": proxy.endpoint}
     done = nightread(*arguments, "--shard-size", 16, env=env)
     assert done.code == 0, done.err
     assert (done.answer["found"], done.answer["scored"], done.answer["failed"]) == (60, 60, 0)
@@ -84,9 +90,15 @@ def test_everything_in_buckets_with_one_request_in_five_failing(
 
 
 def test_resume_after_a_kill_and_manifest_in_a_bucket(
-    s3: Any, model_in_bucket: str, environment: dict[str, str], nightread: Callable, draw: Callable, tmp_path: Path
+    s3: Any,
+    model_in_bucket: str,
+    environment: dict[str, str],
+    nightread: Callable,
+    shared_ray: Callable[[], dict[str, str]],
+    draw: Callable,
+    tmp_path: Path,
 ) -> None:
-    keys = sorted(fill(s3, tmp_path / "drawn", draw, 240))
+    keys = sorted(fill(s3, tmp_path / "drawn", draw, 160))
     manifest = "uri;site\n" + "".join(f"{key.removeprefix(f's3://{s3.bucket}/')};north\n" for key in keys)
     s3.filesystem.pipe_file(f"{s3.bucket}/list.csv", manifest.encode())
     results = f"s3://{s3.bucket}/results"
@@ -104,16 +116,16 @@ def test_resume_after_a_kill_and_manifest_in_a_bucket(
     assert process.poll() is None, "it was over before it could be killed"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    done = nightread(*arguments, env=settings())
+    done = nightread(*arguments, env={**settings(), **shared_ray()})
     assert done.code == 0, done.err
-    assert done.answer["resumed"] and done.answer["scored"] == 240 and done.answer["new"] == 0
+    assert done.answer["resumed"] and done.answer["scored"] == 160 and done.answer["new"] == 0
     rows = rows_in_bucket(s3, results)
     assert Counter(row["image_uri"] for row in rows) == dict.fromkeys(keys, 1)
     assert {row["site"] for row in rows} == {"north"}
     counted = nightread(
         "query", results, "SELECT count(*) AS n, count(DISTINCT image_uri) AS d FROM latest", "--json", env=settings()
     )
-    assert counted.answer == [{"n": 240, "d": 240}], counted.err
+    assert counted.answer == [{"n": 160, "d": 160}], counted.err
 
 
 def test_what_is_wrong_with_a_bucket_is_said(s3: Any, tiny_models: Path, nightread: Callable, tmp_path: Path) -> None:

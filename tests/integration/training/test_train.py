@@ -276,18 +276,13 @@ def test_bad_input_leaves_nothing_in_models(labelled: Path, connect: Connect, tm
     assert os.listdir(models / "tissue") == ["work"]
 
 
-def test_both_real_sets_are_trained_as_they_are(shared_data: Path, connect: Connect, tmp_path: Path) -> None:
+def test_a_real_set_is_trained_as_it_is(shared_data: Path, connect: Connect, tmp_path: Path) -> None:
     weights = str(shared_data / "weights" / "mobilenet_v2_0.35_224_no_top.weights.h5")
     recipe = load_recipe("skin-lesion", {"alpha": "0.35"})
-    mri = DataConfig(str(shared_data / "brain_tumor_mri" / "data.csv"), columns={"uri": "images", "label": "labels"})
-    xray = DataConfig(
-        str(shared_data / "chest_xray" / "data_1.csv"),
-        columns={"uri": "image_path", "label": "target"},
-        class_names={"0": "normal", "1": "pneumonia"},
-    )
-    for name, data, least in (("mri", mri, 0.8), ("xray", xray, 0.9)):
-        report = train(TrainConfig(data, str(tmp_path), name, recipe, weights), connect, silent)
-        assert report.validation["roc_auc"] > least
-        assert report.positive_classes == (("yes",) if name == "mri" else ("pneumonia",))
-        assert not report.unreadable
-        assert report.audit["exact_copies"] == (25 if name == "mri" else 6)
+    columns = {"uri": "images", "label": "labels"}
+    data = DataConfig(str(shared_data / "brain_tumor_mri" / "data.csv"), columns=columns)
+    report = train(TrainConfig(data, str(tmp_path), "mri", recipe, weights), connect, silent)
+    assert report.validation["roc_auc"] > 0.8
+    assert report.positive_classes == ("yes",)
+    assert not report.unreadable
+    assert report.audit["exact_copies"] == 25
