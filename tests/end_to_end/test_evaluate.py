@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics as theirs
+
+sys.path.insert(0, str(Path(__file__).parent))
+from serving_command import begun
 
 from jobs.cli import main
 
@@ -126,6 +130,31 @@ def test_the_table_beside_the_report(place: Place, by_model: tuple[Path, Any], r
         night = committed[row["image_uri"]]
         for column in ("predicted_class", "score", "p_benign", "p_malignant", "p_positive", "decision"):
             assert row[column] == night[column]
+
+
+def test_serve_gives_the_same_numbers_to_the_last_bit(
+    place: Place, by_model: tuple[Path, Any], rows_of: Callable, environment: dict[str, str], tmp_path: Path
+) -> None:
+    evaluated = {row["image_uri"]: row for row in pq.read_table(by_model[0] / "predictions.parquet").to_pylist()}
+    with begun(tmp_path, environment, "--model", place.model, "--port", 0, "--workers", 1) as command:
+        command.wait_until_ready()
+        told = {
+            row["image_uri"]: (row, command.ask("/predict", Path(row["image_uri"]).read_bytes()).json)
+            for row in rows_of(place.results)
+        }
+    assert len(told) == 45
+    for uri, (night, answer) in told.items():
+        if night["status"] == "failed":
+            assert (answer["error_code"], answer["detail"]) == (night["error_code"], night["error_message"])
+            continue
+        found = (*answer["probabilities"].values(), answer["p_positive"], answer["predicted_label"], answer["decision"])
+        for row in (night, evaluated[uri]):
+            assert found == tuple(
+                row[column] for column in ("p_benign", "p_malignant", "p_positive", "predicted_class", "decision")
+            )
+        facts = ("content_sha256", "width", "height", "decoder")
+        assert [answer[fact] for fact in facts] == [night[fact] for fact in facts]
+        assert answer["model"]["model_id"] == night["model_id"]
 
 
 def test_the_page_stands_alone_and_escapes_what_data_say(by_model: tuple[Path, Any]) -> None:
