@@ -1,4 +1,4 @@
-"""A real systemd, first process of namespaces of its own, runs nights by the units as they are shipped."""
+"""A real systemd, first process of namespaces of its own, runs nights and the endpoint by the shipped units."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import site
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,6 +34,11 @@ StandardOutput=append:/srv/out/answers
 StandardError=append:/srv/out/errors
 ExecStartPre=-/bin/sh /srv/out/look.sh
 """
+SERVE_DROP_IN = """[Service]
+RestartSec=1s
+StandardOutput=append:/srv/out/served
+StandardError=append:/srv/out/served
+"""
 FAILED_DROP_IN = "[Service]\nStandardOutput=append:/srv/out/failures\n"
 LOOK = """
 look() {
@@ -49,7 +55,8 @@ look 2>/dev/null | sed 's/^/look: /'
 # Plays the part of the people and the archive while systemd runs.
 CONDUCTOR = r"""
 exec > /srv/out/conductor 2>&1
-state() { systemctl show --property=ActiveState,Result,NRestarts,ExecMainStatus nightread.service | tr '\n' ' '; }
+unit=nightread.service
+state() { systemctl show --property=ActiveState,Result,NRestarts,ExecMainStatus $unit | tr '\n' ' '; }
 settled() {
     for i in $(seq 600); do
         case "$(state)" in *ActiveState=inactive*|*ActiveState=failed*) break;; esac; sleep 0.2
@@ -71,6 +78,25 @@ mkdir /srv/away; mv /srv/nightread/archive/* /srv/away/
 printf '[Unit]\nStartLimitBurst=2\n' > /run/units/nightread.service.d/z-limit.conf
 systemctl daemon-reload; systemctl reset-failed nightread.service; systemctl start nightread.service
 settled never-mounted
+# The endpoint: it answers, comes back from death, looks again when it is told to, and ends well.
+unit=nightread-serve.service
+. /srv/out/serve.sh
+ready() { for i in $(seq 300); do curl -sf $url/readyz >/dev/null && break; sleep 0.1; done; }
+picture=$(ls /srv/images/*.jpg | head -n 1)
+said() { curl -s -o /dev/null -w '%{http_code}' -H Content-Type:image/jpeg "$@" --data-binary @$picture $url/predict; }
+pid() { systemctl show --property=MainPID --value $unit; }
+systemctl start $unit; ready; first=$(pid)
+echo "served: $(state)without=$(said) with=$(said -H "Authorization: Bearer $token")" \
+    "core=$(sed -n 's/^Max core file size *\([0-9]*\).*/\1/p' /proc/$first/limits)"
+kill -9 $first; for i in $(seq 100); do [ "$(pid)" != $first ] && break; sleep 0.1; done; ready; second=$(pid)
+systemctl reload $unit
+echo "came-back: $(state)with=$(said -H "Authorization: Bearer $token") same=$([ "$(pid)" = $second ] && echo yes)"
+systemctl stop $unit
+echo "stopped: $(state)"
+cp -r /var/log/nightread /srv/out/log
+mv /srv/nightread/models/chest /srv/nightread/models/away
+systemctl start $unit
+settled serve-no-model
 systemctl --force --force poweroff
 """
 
@@ -112,6 +138,29 @@ exit 0
 """
 
 
+def _lay_out_endpoint(home: Path, deploy: Path) -> None:
+    """What docs/serving.md adds."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    settings = (
+        (deploy / "serve.env")
+        .read_text()
+        .replace("8460", port)
+        .replace("#NIGHTREAD_SERVE_AUDIT", "NIGHTREAD_SERVE_AUDIT")
+    )
+    (home / "etc" / "nightread" / "serve.env").write_text(settings)
+    token = home / "etc" / "nightread" / "serve-token"
+    token.write_text("NIGHTREAD_SERVE_TOKEN=0123456789abcdef\n")
+    token.chmod(0o600)
+    units = home / "units"
+    shutil.copy(deploy / "nightread-serve.service", units)
+    (units / "multi-user.target").write_text("[Unit]\nDefaultDependencies=no\n")
+    (units / "nightread-serve.service.d").mkdir()
+    (units / "nightread-serve.service.d" / "test.conf").write_text(SERVE_DROP_IN)
+    (home / "srv" / "out" / "serve.sh").write_text(f"url=http://127.0.0.1:{port}\ntoken=0123456789abcdef\n")
+
+
 def _lay_out(home: Path, checkout: Path, models: Path) -> None:
     """Folders of a machine on which nightread is installed as docs/deploy.md says."""
     deploy = checkout / "cluster" / "deploy" / "systemd"
@@ -149,6 +198,7 @@ def _lay_out(home: Path, checkout: Path, models: Path) -> None:
         (units / f"{unit}.d").mkdir()
         (units / f"{unit}.d" / "test.conf").write_text(text)
     shutil.copy(deploy / "s3.conf", units / "nightread.service.d")
+    _lay_out_endpoint(home, deploy)
     (home / "srv" / "out" / "look.sh").write_text(LOOK)
     (home / "srv" / "out" / "conductor.sh").write_text(CONDUCTOR)
     (units / "conductor.service").write_text(
@@ -203,6 +253,12 @@ def scene(machine: Path, name: str) -> dict[str, str]:
     return dict(pair.split("=") for pair in line.partition(": ")[2].split())
 
 
+def told_of(machine: Path, unit: str) -> list[str]:
+    """What people were told of a unit, without its name."""
+    lines = (machine / "srv" / "out" / "failures").read_text().splitlines()
+    return [line.removeprefix(f"{unit} ") for line in lines if line.startswith(f"{unit} ")]
+
+
 @pytest.mark.slow
 def test_a_night_is_repeated_on_75_and_then_scores_every_image(machine: Path, rows_of: Callable) -> None:
     ended = scene(machine, "mounted")
@@ -237,12 +293,37 @@ def test_the_unit_can_write_its_results_and_nothing_else(machine: Path) -> None:
 def test_a_model_that_is_missing_is_not_tried_again_and_told(machine: Path) -> None:
     ended = scene(machine, "no-model")
     assert (ended["ActiveState"], ended["ExecMainStatus"], ended["NRestarts"]) == ("failed", "4", "0")
-    told = (machine / "srv" / "out" / "failures").read_text().splitlines()
-    assert told[0].startswith("nightread.service has failed: result exit-code, exit status 4.")
+    assert told_of(machine, "nightread.service")[0].startswith("has failed: result exit-code, exit status 4.")
 
 
 def test_repeating_has_an_end_that_is_told(machine: Path) -> None:
     ended = scene(machine, "never-mounted")
     assert (ended["ActiveState"], ended["ExecMainStatus"]) == ("failed", "75")
-    told = (machine / "srv" / "out" / "failures").read_text().splitlines()
+    told = told_of(machine, "nightread.service")
     assert len(told) == 2 and "exit status 75." in told[1]
+
+
+def test_the_endpoint_answers_who_has_the_token_and_writes_no_core(machine: Path) -> None:
+    served = scene(machine, "served")
+    assert (served["ActiveState"], served["without"], served["with"]) == ("active", "401", "200")
+    assert served["core"] == "0"
+
+
+def test_the_endpoint_comes_back_from_death_and_stays_at_a_reload(machine: Path) -> None:
+    back = scene(machine, "came-back")
+    assert (back["ActiveState"], back["NRestarts"], back["with"], back["same"]) == ("active", "1", "200", "yes")
+    stopped = scene(machine, "stopped")
+    assert (stopped["ActiveState"], stopped["Result"], stopped["ExecMainStatus"]) == ("inactive", "success", "0")
+
+
+def test_the_endpoint_wrote_its_audit_log_and_named_no_file(machine: Path) -> None:
+    [log] = (machine / "srv" / "out" / "log").iterdir()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["status"] for line in lines] == ["answered", "answered"]
+    assert ".jpg" not in log.read_text() + (machine / "srv" / "out" / "served").read_text()
+
+
+def test_an_endpoint_without_its_model_is_not_started_again_and_told(machine: Path) -> None:
+    ended = scene(machine, "serve-no-model")
+    assert (ended["ActiveState"], ended["ExecMainStatus"], ended["NRestarts"]) == ("failed", "4", "0")
+    assert told_of(machine, "nightread-serve.service")[-1].startswith("has failed: result exit-code, exit status 4.")
