@@ -1,0 +1,117 @@
+"""The endpoint as replicas on a cluster: equal answers, a killed decoder, the token, and nothing left at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.session import usable_cores
+from pipelines.images.preprocess import Preprocessing
+from pipelines.models.runtime import Scorer
+from pipelines.serving.answering import answer_image
+from pipelines.serving.served_model import LoadedModel, load_model
+
+pytestmark = pytest.mark.skipif(usable_cores() < 2, reason="two replicas need two cores")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_models: Path) -> LoadedModel:
+    return load_model(str(tiny_models / "cells"))
+
+
+@pytest.fixture(scope="module")
+def url(
+    model: LoadedModel, environment: dict[str, str], shared_ray: Callable[[], dict[str, str]], tmp_path_factory: Any
+) -> Iterator[str]:
+    """Where two replicas answer."""
+    joining = shared_ray()
+    log = tmp_path_factory.mktemp("serve") / "log"
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "jobs", "serve", "--model", model.served.ref, "--workers", "2", "--json"]
+    place = ["--address", joining["NIGHTREAD_SCORE_ADDRESS"], "--port", str(port)]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [*command, *place], env={**environment, **joining}, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    try:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline() or "{}")
+        assert told.get("workers") == 2, log.read_text()
+        assert told["model"]["model_id"] == model.served.model_id
+        yield told["url"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log.read_text()
+        assert process.stdout.read() == "" and not answering(joining)
+        with pytest.raises(urllib.error.URLError):
+            ask(told["url"] + "healthz")
+    finally:
+        process.kill()
+
+
+def answering(joining: dict[str, str]) -> list[int]:
+    """Processes of this Ray's replicas that answer."""
+    found, token = [], f"RAY_AUTH_TOKEN={joining['RAY_AUTH_TOKEN']}".encode()
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            if b"pipelines.serving.worker" in (status.parent / "cmdline").read_bytes():
+                parent = status.read_text().split("PPid:")[1].split()[0]
+                if token in Path(f"/proc/{parent}/environ").read_bytes():
+                    found.append(int(status.parent.name))
+    return found
+
+
+def ask(url: str, body: bytes | None = None) -> tuple[int, Any]:
+    request = urllib.request.Request(url, body, {"Content-Type": "application/octet-stream"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as found:
+            return found.status, json.load(found)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_two_replicas_answer_as_the_functions_do_and_outlive_a_decoder(
+    url: str,
+    model: LoadedModel,
+    draw: Callable[..., list[Path]],
+    shared_ray: Callable[[], dict[str, str]],
+    tmp_path: Path,
+) -> None:
+    files = [path.read_bytes() for path in draw(tmp_path, 6)]
+    scorer, prepare = Scorer(model.scorer, model.io), Preprocessing(model.served.input_size).prepare
+    right = [replace(answer_image(data, prepare, scorer, model.served), milliseconds=0.0) for data in files]
+
+    def all_right() -> None:
+        for data, wanted in zip(files, right, strict=True):
+            status, told = ask(url + "predict", data)
+            assert status == 200 and {**told, "milliseconds": 0.0} == wanted.as_json(told["request_id"])
+
+    all_right()
+    status, problem = ask(url + "predict", files[0][:200])
+    assert (status, problem["error_code"]) == (422, "truncated")
+    status, page = ask(url + "model")
+    assert status == 200 and page["version"] == model.served.version
+    before = answering(shared_ray())
+    assert len(before) == 2
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while len(set(answering(shared_ray())) - set(before)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    all_right()
