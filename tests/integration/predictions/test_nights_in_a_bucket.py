@@ -11,6 +11,7 @@ import pytest
 
 from jobs.cli import main
 from pipelines.predictions.nights import NightRecord, newest_nights, write_night
+from pipelines.storage import faults
 
 
 def test_only_the_newest_are_asked_for(
@@ -33,5 +34,6 @@ def test_only_the_newest_are_asked_for(
     answer = json.loads(capsys.readouterr().out)
     assert 7100 < answer["perfdata"]["age"] < 7400 and "exit code 75" in answer["reasons"][0]
     proxy.rule = lambda _method, _path: 503
+    monkeypatch.setattr(faults, "TRIES", 2)
     assert main(["runs", "check", f"{s3.uri}/nothing", "--timeout", "60s"]) == 3
     assert capsys.readouterr().out.startswith("NIGHTREAD UNKNOWN - Storage does not answer")
