@@ -172,7 +172,7 @@ def _check_count(count: int) -> None:
 
 def _json_object(body: bytes) -> dict[str, Any]:
     # Base64 has none of these characters, so that they count the values.
-    if sum(map(body.count, (b"{", b"[", b","))) > MAX_JSON_VALUES:
+    if len(body) - len(body.translate(None, b"{[,")) > MAX_JSON_VALUES:
         raise refused("bad_request", "The JSON has too many values.")
     try:
         value = json.loads(body.decode())  # which is twice as fast as leaving the encoding to be guessed
