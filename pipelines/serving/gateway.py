@@ -60,9 +60,7 @@ def read_event(event: Any) -> GatewayRequest:
     """
     event = event if isinstance(event, Mapping) else {}
     about = _mapping(event.get("requestContext"))
-    method = (
-        event.get("httpMethod") or _mapping(about.get("http")).get("method") or ("POST" if event.get("body") else "GET")
-    )
+    method = event.get("httpMethod") or _mapping(about.get("http")).get("method") or "POST"
     body = event.get("body")
     given = about.get("requestId")
     known = isinstance(given, str) and _REQUEST_ID.fullmatch(given)

@@ -201,7 +201,7 @@ values = st.recursive(
 KEYS = ("httpMethod", "headers", "multiValueHeaders", "body", "isBase64Encoded", "requestContext", "version", "rawPath")
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(event=values | st.dictionaries(st.sampled_from(KEYS), values, max_size=8))
 def test_every_event_gets_an_envelope(event: Any) -> None:
     answer = handler(event, None)
