@@ -13,7 +13,7 @@ import typer
 
 from jobs.console import Console, JsonOption
 from jobs.score import InsecureOption
-from jobs.streams import LogFormat, LogFormatOption
+from jobs.streams import LogFormat, LogFormatOption, event_log
 
 if TYPE_CHECKING:
     from pipelines.serving.server import Ready
@@ -82,7 +82,7 @@ def serve(
         if here:
             from pipelines.serving.server import serve as serve_here
 
-            serve_here(model, precision, settings, console.note, ready)
+            serve_here(model, precision, settings, _sayer(console), ready)
         else:
             from pipelines.serving.deployment import serve_on_cluster
 
@@ -100,6 +100,18 @@ def _teller(console: Console, settings: ServeSettings) -> Callable[[Ready], None
         console.result(value, text)
 
     return ready
+
+
+def _sayer(console: Console) -> Callable[[str], None]:
+    """What tells an operator of processes and promotions: a plain line, in a log of JSON values an event."""
+
+    def say(sentence: str) -> None:
+        if (log := event_log()) is not None:
+            log.event("warning", "serving", message=sentence)
+        else:
+            console.note(sentence)
+
+    return say
 
 
 @contextlib.contextmanager

@@ -68,7 +68,12 @@ class AnsweringProcess(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Asyncio's call: a piece of a reply."""
-        whole = self._incoming.take(data)
+        try:
+            whole = self._incoming.take(data)
+        except ValueError:
+            # What it says cannot be trusted any more; it is replaced like one that died.
+            self._process.kill()
+            return
         if whole is not None and self._reply is not None and not self._reply.done():
             self._reply.set_result(whole)
 
@@ -188,7 +193,7 @@ def _launch(channel: socket.socket, seconds: float) -> subprocess.Popen[bytes]:
     }
     # -P: a file named numpy.py in the working directory must not be imported.
     command = [sys.executable, "-P", "-m", "pipelines.serving.worker", "--seconds", str(seconds)]
-    return subprocess.Popen(command, stdin=channel, stdout=subprocess.DEVNULL, env=environment)
+    return subprocess.Popen(command, stdin=channel.fileno(), stdout=subprocess.DEVNULL, env=environment)
 
 
 def _reaped(process: subprocess.Popen[bytes], patience: float) -> int:

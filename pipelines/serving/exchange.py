@@ -17,6 +17,8 @@ from typing import Any
 from pipelines.errors import ImageFailure
 
 HEAD = struct.Struct("<IQ")
+# The largest preview is 50 MB; who sends more has been taken over by an image.
+LARGEST_REPLY = 128 * 1024**2
 READY = {"ready": True}
 
 
@@ -42,12 +44,17 @@ class Incoming:
 
         Returns:
             The object, and the bytes behind it.
+
+        Raises:
+            ValueError: If it is no message, or longer than any.
         """
         self._pieces += piece
         if len(self._pieces) < HEAD.size:
             return None
         text, following = HEAD.unpack_from(self._pieces)
         end = HEAD.size + text
+        if end + following > LARGEST_REPLY:
+            raise ValueError(f"a message of {end + following} bytes")
         if len(self._pieces) < end + following:
             return None
         told: dict[str, Any] = json.loads(self._pieces[HEAD.size : end])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
 from pipelines.errors import NightreadError, TryLater
 from pipelines.models.bundle import BUNDLE_FILE
@@ -19,6 +20,8 @@ from pipelines.storage.paths import join, name
 LOOK_SECONDS = 15.0
 # Between attempts at one and the same version that cannot be loaded.
 FIRST_PAUSE, LONGEST_PAUSE = 60.0, 3600.0
+
+Result = TypeVar("Result")
 
 
 class Serving(Protocol):
@@ -54,6 +57,7 @@ class Following:
         self._serving = serving
         self._tell = tell
         self._clock = clock
+        self._follows = False
         self._uri = ""
         self._failed_uri = ""
         self._pause = FIRST_PAUSE
@@ -67,7 +71,8 @@ class Following:
         Raises:
             ModelRefused, UsageError, TryLater: If that cannot be.
         """
-        model = await asyncio.to_thread(load_model, self._ref, self._precision)
+        model = await _aside(load_model, self._ref, self._precision)
+        self._follows = await _aside(follows_champion, self._ref)
         await self._serving.serve(model)
         self._uri = model.uri
 
@@ -77,9 +82,7 @@ class Following:
 
     async def follow(self) -> None:
         """Look after the champion until cancelled; returns at once for a REF that means one version only."""
-        if not await asyncio.to_thread(follows_champion, self._ref):
-            return
-        while True:
+        while self._follows:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._asked.wait()
@@ -97,12 +100,12 @@ class Following:
             at_once: Try even what failed a moment ago.
         """
         try:
-            uri = await asyncio.to_thread(locate, self._ref)
+            uri = await _aside(locate, self._ref)
         except TryLater as error:
             self._storage_is_away(error)
             return
         except NightreadError as error:
-            if await asyncio.to_thread(self._own_bundle_is_there):
+            if await _aside(self._own_bundle_is_there):
                 self._failed("", f"The champion of {name(self._ref)} cannot be told: {error.message}")
             else:
                 self._storage_is_away(error)
@@ -117,7 +120,7 @@ class Following:
         if uri != self._failed_uri:
             self._pause = FIRST_PAUSE
         try:
-            model = await asyncio.to_thread(load_model, self._ref, self._precision)
+            model = await _aside(load_model, self._ref, self._precision)
         except TryLater as error:
             self._storage_is_away(error)
             return
@@ -156,3 +159,28 @@ class Following:
             return files.exists(join(self._uri, BUNDLE_FILE))
         except NightreadError:
             return False
+
+
+async def _aside(work: Callable[..., Result], *arguments: str) -> Result:
+    """Do some work in a thread that the end of this process does not wait for: storage may hang."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Result] = loop.create_future()
+
+    def tell(result: Result | None, error: Exception | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(cast(Result, result))
+
+    def run() -> None:
+        try:
+            outcome: tuple[Result | None, Exception | None] = (work(*arguments), None)
+        except Exception as error:
+            outcome = (None, error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, *outcome)
+
+    threading.Thread(target=run, daemon=True, name="models").start()
+    return await done

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -98,7 +98,8 @@ class Pool:
         self._idle: deque[_Place] = deque()
         self._places: list[_Place] = []
         self._spare: list[AnsweringProcess] = []
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._endings: set[asyncio.Task[str]] = set()
         self._in_work = 0
         self._restarts = 0
         self._mean_seconds = 0.05
@@ -183,7 +184,7 @@ class Pool:
         except BaseException:
             for place in places:
                 if place.process is not None:
-                    self._begin(place.process.end())
+                    self._let_go(place.process)
             raise
         before, self._places, self._why_not = self._places, places, None
         self._loaded_at = datetime.now(UTC)
@@ -191,22 +192,26 @@ class Pool:
             place.retired = True
             place.wake()
         for place in places:
-            self._begin(self._work(place))
+            task = asyncio.get_running_loop().create_task(self._work(place))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
         """End all processes; whoever still waits is told that nobody answers any more."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        ending = [place.process for place in self._places if place.process is not None] + self._spare
+        for process in [place.process for place in self._places if place.process is not None] + self._spare:
+            self._let_go(process, LEAVE_SECONDS)
         self._places, self._spare = [], []
         self._fail_waiting(_ENDED)
-        await asyncio.gather(*(process.end(LEAVE_SECONDS) for process in ending))
+        await asyncio.gather(*self._endings)
 
-    def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _let_go(self, process: AnsweringProcess, patience: float = 0.0) -> None:
+        """End a process without waiting for it."""
+        task = asyncio.get_running_loop().create_task(process.end(patience))
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
 
     async def _fill(self, place: _Place) -> None:
         """Put a process into a place, with the place's model tested in it."""
@@ -214,7 +219,7 @@ class Pool:
         try:
             await process.load(place.model)
         except BaseException:
-            self._begin(process.end())
+            self._let_go(process)
             raise
         place.process = process
 
@@ -233,7 +238,7 @@ class Pool:
         if self._waiting:
             self._wake_one()  # what woke this place is for another one
         if place.process is not None:
-            await place.process.end(LEAVE_SECONDS)
+            self._let_go(place.process, LEAVE_SECONDS)
 
     async def _wait(self, place: _Place, process: AnsweringProcess) -> None:
         """Wait for an image, for retirement or for the process's death."""

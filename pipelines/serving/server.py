@@ -87,25 +87,28 @@ class _Serving:
         self._on_ready = on_ready
         self._pool = Pool(settings.workers, settings.queue_per_worker, tell)
         self._following = Following(ref, precision, self._pool, tell)
+        self._server: Server | None = None
+        self._stopping = False
 
     async def run(self, sockets: list[Socket]) -> None:
         """Load, listen and answer until a signal comes or the first model is refused."""
-        # What answers starts first: its libraries load in other processes while those of the web load in this one.
-        await self._pool.warm_up()
-        answering = asyncio.create_task(self._answer(url_of(sockets[0].getsockname()[1], self._settings)))
-        try:
-            server = self._make_server()
-            with _signals(self._stop(server), self._reread(server)):
+        with _signals(self._stop, self._reread):
+            # What answers starts first: its libraries load in other processes while those of the web load in this one.
+            await self._pool.warm_up()
+            answering = asyncio.create_task(self._answer(url_of(sockets[0].getsockname()[1], self._settings)))
+            try:
+                server = self._server = self._make_server()
+                server.should_exit = self._stopping
                 listening = asyncio.create_task(server.serve(sockets))
                 await asyncio.wait((listening, answering), return_when=asyncio.FIRST_COMPLETED)
                 server.should_exit = True
                 await listening
-            if answering.done():
-                answering.result()
-        finally:
-            answering.cancel()
-            await asyncio.wait((answering,))
-            await self._pool.close()
+                if answering.done():
+                    answering.result()
+            finally:
+                answering.cancel()
+                await asyncio.wait((answering,))
+                await self._pool.close()
 
     async def _answer(self, url: str) -> None:
         """Load the model, say so, and keep to its champion."""
@@ -126,28 +129,25 @@ class _Serving:
         config.load()
         return GuardedServer(config, self._settings.header_seconds)
 
-    def _stop(self, server: Server) -> Callable[[], None]:
-        def stop() -> None:
-            # Who asks twice does not want to wait.
-            server.force_exit = server.should_exit
-            server.should_exit = True
+    def _stop(self) -> None:
+        """Drain and end; who asks twice does not want to wait."""
+        if self._server is not None:
+            self._server.force_exit = self._stopping
+            self._server.should_exit = True
+        self._stopping = True
 
-        return stop
-
-    def _reread(self, server: Server) -> Callable[[], None]:
-        def reread() -> None:
-            self._following.look_now()
-            context, settings = server.config.ssl, self._settings
-            if context is None or settings.tls_cert is None:
-                return
-            try:
-                context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")
-            except (OSError, ValueError):
-                self._tell("The certificate and its key cannot be read again, and those before go on.")
-            else:
-                self._tell("The certificate was read again; new connections get it.")
-
-        return reread
+    def _reread(self) -> None:
+        """Look at the champion and read the certificate again."""
+        self._following.look_now()
+        context = None if self._server is None else self._server.config.ssl
+        if context is None or self._settings.tls_cert is None:
+            return
+        try:
+            context.load_cert_chain(self._settings.tls_cert, self._settings.tls_key, password=lambda: "")
+        except (OSError, ValueError):
+            self._tell("The certificate and its key cannot be read again, and those before go on.")
+        else:
+            self._tell("The certificate was read again; new connections get it.")
 
 
 @contextlib.contextmanager

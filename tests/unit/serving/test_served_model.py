@@ -16,7 +16,7 @@ from pipelines.errors import ModelRefused, UsageError
 from pipelines.models.bundle import write_bundle
 from pipelines.models.record import BundleSpec, ScorerEntry
 from pipelines.models.runtime import ScorerIO
-from pipelines.serving.exchange import Incoming, head
+from pipelines.serving.exchange import HEAD, LARGEST_REPLY, Incoming, head
 from pipelines.serving.served_model import load_model
 
 SECRETS = ("jane.doe", "workstation-7", "/mnt/oncology", "P-4711", "nightread train")
@@ -103,3 +103,9 @@ def test_a_message_comes_together_from_pieces_of_any_size(
     for _ in range(2):  # the next message begins anew
         found = [incoming.take(whole[start:end]) for start, end in itertools.pairwise(places)]
         assert found[:-1] == [None] * (len(found) - 1) and found[-1] == (told, data)
+
+
+def test_a_message_longer_than_any_is_refused_before_it_is_kept() -> None:
+    for length in (LARGEST_REPLY, 2**63):
+        with pytest.raises(ValueError, match="a message of"):
+            Incoming().take(HEAD.pack(2, length))
