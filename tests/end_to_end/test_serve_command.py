@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections import Counter
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from serving_command import Command, Reply, begun, exchange, until
+from serving_command import Command, Reply, begun, exchange, until, write_certificate
 
 from jobs.cli import main
 from pipelines.images.preprocess import Preprocessing
@@ -205,16 +206,32 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_what_answers_does_not_outlive_a_killed_server(
+def test_a_renewed_certificate_is_taken_and_what_answers_does_not_outlive_a_killed_server(
     models: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    with begun(tmp_path, environment, "--model", models / "cells@v1", "--port", 0, "--workers", 2) as command:
+    certificate, key = write_certificate(tmp_path)
+    options = ("--port", 0, "--workers", 1, "--tls-cert", certificate, "--tls-key", key)
+    with begun(tmp_path, environment, "--model", models / "cells@v1", *options) as command:
         command.wait_until_ready()
-        workers = command.workers()
+        assert command.told is not None and command.told["url"] == f"https://127.0.0.1:{command.port}/"
+        assert command.ask("/readyz", secure=True).status == 200
+
+        def shown() -> str:
+            return ssl.get_server_certificate(("127.0.0.1", command.port))
+
+        assert shown() == certificate.read_text()
+        write_certificate(tmp_path)
+        command.process.send_signal(signal.SIGHUP)
+        until(lambda: shown() == certificate.read_text())
+        renewed = shown()
+        certificate.write_text("no certificate")
+        command.process.send_signal(signal.SIGHUP)
+        until(lambda: "cannot be read again" in command.log.read_text())
+        assert shown() == renewed
+        [worker] = command.workers()
         command.process.kill()
         command.process.wait()
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), seconds=10)
-    assert len(workers) == 2
+        until(lambda: not Path(f"/proc/{worker}").exists(), seconds=10)
 
 
 def test_what_cannot_be_served_is_one_sentence(
