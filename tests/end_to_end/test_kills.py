@@ -160,13 +160,15 @@ def test_a_killed_actor_costs_no_image(
     assert {row["status"] for row in rows} == {"scored"}, out
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code", "joins"), [(signal.SIGINT, 130, False), (signal.SIGTERM, 143, True)])
 def test_stopped_by_a_signal_and_continued(
     number: int,
     code: int,
+    joins: bool,
     tmp_path: Path,
     tiny_models: Path,
     environment: dict[str, str],
+    shared_ray: Callable[[], dict[str, str]],
     nightread: Callable,
     draw: Callable,
     rows_of: Callable,
@@ -183,8 +185,9 @@ def test_stopped_by_a_signal_and_continued(
         "--shard-size",
         "8",
     ]
+    env = {**environment, **(shared_ray() if joins else {})}
     process = subprocess.Popen(
-        [*COMMAND, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     while process.poll() is None and not list(results.glob("runs/*/parts/*.parquet")):
         time.sleep(0.005)

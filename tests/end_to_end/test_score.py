@@ -261,20 +261,21 @@ def test_damaged_parts_and_a_lost_plan_are_made_anew(
     tmp_path: Path,
     tiny_models: Path,
     environment: dict[str, str],
+    shared_ray: Callable[[], dict[str, str]],
     nightread: Callable,
     draw: Callable,
     rows_of: Callable,
 ) -> None:
     """A power cut: a run with its parts on disk, some of them empty; then one whose plan is gone."""
     archive, results = tmp_path / "archive", tmp_path / "results"
-    paths = draw(archive, 300)
+    paths = draw(archive, 200)
     arguments = ["score", str(archive), "--model", f"{tiny_models}/cells", "--results", str(results), "--json"]
     arguments += ["--shard-size", "5"]
 
     def interrupted(parts: int) -> Path:
         process = subprocess.Popen(
             [sys.executable, "-m", "jobs", *arguments],
-            env=environment,
+            env={**environment, **shared_ray()},
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -289,10 +290,10 @@ def test_damaged_parts_and_a_lost_plan_are_made_anew(
     for part in sorted((run / "parts").glob("*.parquet"))[:5]:
         part.write_bytes(b"")
     done = nightread(*arguments)
-    assert (done.code, done.answer["scored"]) == (0, 300), done.err
+    assert (done.code, done.answer["scored"]) == (0, 200), done.err
     assert Counter(row["image_uri"] for row in rows_of(results)) == {str(path): 1 for path in paths}
     shutil.rmtree(results)
     (interrupted(3) / "plan.parquet").unlink()
     done = nightread(*arguments)
-    assert (done.code, done.answer["resumed"], done.answer["scored"]) == (0, None, 300), done.err
+    assert (done.code, done.answer["resumed"], done.answer["scored"]) == (0, None, 200), done.err
     assert Counter(row["image_uri"] for row in rows_of(results)) == {str(path): 1 for path in paths}
