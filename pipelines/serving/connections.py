@@ -28,7 +28,7 @@ LINGER_SECONDS = 5.0
 MOST_HEADERS = 100
 MOST_HEAD_BYTES = 32 * 1024
 RESERVE = 32
-"""Connections beyond the limit that may ask for `/healthz` and `/readyz`; further ones are cut off."""
+"""Connections beyond a limit of busy ones that may ask for `/healthz` and `/readyz`; further ones are cut off."""
 HEALTH = (b"/healthz", b"/readyz")
 _FRAMING = (b"content-length", b"transfer-encoding")
 SLOWEST_BYTES = 128 * 1024
@@ -52,16 +52,22 @@ class _Phase(Enum):
     IDLE = auto()  # the next request
 
 
+# Who asks for nothing makes room for who does: an honest client's head is there within a moment.
+_MAKES_ROOM = (_Phase.HEAD, _Phase.REST, _Phase.IDLE)
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """One connection, with limits. `guarded` makes the class that knows its settings.
 
     Attributes:
         settings: Times, and how many connections there may be.
         metrics: Counts who is turned away.
+        waiting: Connections of the server that have nothing for us to do, the longest waiting first.
     """
 
     settings: ClassVar[ServeSettings]
     metrics: ClassVar[Metrics]
+    waiting: ClassVar[dict[GuardedProtocol, None]]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -79,14 +85,16 @@ class GuardedProtocol(HttpToolsProtocol):
     # What the loop calls.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Count it, and give it time for a first head."""
+        """Make room for it, and give it time for a first head."""
         super().connection_made(transport)
+        if len(self.connections) > self.settings.connections and self.waiting:
+            next(iter(self.waiting))._cut_off()
         count = len(self.connections)
         if count > self.settings.connections + RESERVE:
-            self.metrics.count_turned_away("connections")
-            transport.abort()
+            self._cut_off()
             return
         self._is_extra = count > self.settings.connections
+        self._enter(_Phase.HEAD)
         self._arm(self._head_seconds, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -94,6 +102,7 @@ class GuardedProtocol(HttpToolsProtocol):
         for timer in (self._timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
+        self.waiting.pop(self, None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -130,7 +139,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._has_spoken = True
         self._raw = self._head = 0
         if self._phase is not _Phase.HEAD:
-            self._phase = _Phase.HEAD
+            self._enter(_Phase.HEAD)
             self._arm(self._head_seconds, self._late)
 
     def on_url(self, url: bytes) -> None:
@@ -157,7 +166,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._requests += 1
         self.cycle.transport = _Gently(self)  # type: ignore[assignment]
-        self._phase = _Phase.BODY
+        self._enter(_Phase.BODY)
         self._raw = self._body = self._seen = 0
         self._began = self.loop.time()
         self._arm(self._pause, self._look)
@@ -171,7 +180,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Nothing more is to come for this request."""
         super().on_message_complete()
         if self._phase is _Phase.BODY:
-            self._phase = _Phase.ANSWER
+            self._enter(_Phase.ANSWER)
             self._disarm()
         elif self._phase is _Phase.REST:
             self._rest()
@@ -184,7 +193,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or not self.cycle.response_complete:
             return
         if self._phase is _Phase.BODY:
-            self._phase = _Phase.REST
+            self._enter(_Phase.REST)
             self._arm(LINGER_SECONDS, self._end)
         elif self._phase is _Phase.ANSWER:
             self._rest()
@@ -219,6 +228,18 @@ class GuardedProtocol(HttpToolsProtocol):
     def _pause(self) -> float:
         return min(self.settings.header_seconds, self.settings.body_seconds)
 
+    def _enter(self, phase: _Phase) -> None:
+        self._phase = phase
+        self.waiting.pop(self, None)
+        if phase in _MAKES_ROOM:
+            self.waiting[self] = None
+
+    def _cut_off(self) -> None:
+        self.metrics.count_turned_away("connections")
+        self.waiting.pop(self, None)
+        self.connections.discard(self)
+        self.transport.abort()
+
     def _arm(self, seconds: float, act: Callable[[], None]) -> None:
         self._disarm()
         self._timer = self.loop.call_later(seconds, act)
@@ -233,7 +254,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._closes:
             self._end()
             return
-        self._phase = _Phase.IDLE
+        self._enter(_Phase.IDLE)
         self._arm(KEEP_ALIVE_SECONDS, self._end)
 
     def _look(self) -> None:
@@ -325,4 +346,4 @@ def guarded(settings: ServeSettings, metrics: Metrics) -> type[GuardedProtocol]:
         settings: Times, and how many connections there may be.
         metrics: Counts who is turned away.
     """
-    return type("Guarded", (GuardedProtocol,), {"settings": settings, "metrics": metrics})
+    return type("Guarded", (GuardedProtocol,), {"settings": settings, "metrics": metrics, "waiting": {}})
