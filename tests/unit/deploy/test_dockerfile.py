@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -65,6 +66,16 @@ def test_the_handlers_requirements_are_those_of_the_lock() -> None:
     lines = (DEPLOY / "serverless" / "requirements.txt").read_text().splitlines()
     named = [line for line in lines if not line.startswith("#")]
     assert named and set(named) <= set(locked)
+
+
+def test_what_the_handlers_image_names_is_there() -> None:
+    text = (DEPLOY / "serverless" / "Dockerfile").read_text()
+    named = re.findall(r"\bdeploy/(serverless/[\w-]+\.txt)", text)
+    assert len(set(named)) == 2 and all((DEPLOY / name).is_file() for name in named)
+    command = re.search(r'^CMD \["python", "-m", "awslambdaric", "([\w.]+)"\]$', text, re.MULTILINE)
+    assert command
+    module, _, name = command[1].rpartition(".")
+    assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_what_is_fetched_for_the_handler_is_held_to_a_release_and_sums() -> None:
