@@ -200,7 +200,7 @@ class Visit:
 def visiting(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
     """Visit the page; at the end nothing was asked of anyone else and the policy had nothing to block."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(30_000)
     visit = Visit(context.new_page())
 
     visit.page.on("request", lambda request: visit.asked.append(request.url))

@@ -170,7 +170,7 @@ def test_zoom_and_pan_by_wheel_buttons_keys_and_drag(browser: Any, served: Serve
         assert whole[2] <= stage["width"] + 1
         page.mouse.move(stage["x"] + 100, stage["y"] + 100)
         page.mouse.wheel(0, -400)
-        playwright.expect(page.locator("#viewer")).to_have_class("viewer movable")
+        playwright.expect(page.locator("#viewer")).to_have_class("viewer movable", timeout=30_000)
         wheeled = shown(page)
         # The point below the pointer stays where it is.
         for axis in (0, 1):
@@ -322,6 +322,8 @@ def in_one_form(served: Served, paths: list[Path]) -> list[dict[str, Any]]:
 def test_everything_can_be_done_with_the_keyboard(browser: Any, served: Served, files: dict[str, Path]) -> None:
     with visiting(browser, served.url) as visit:
         page = visit.page
+        dialogs: list[Any] = []
+        page.on("filechooser", lambda dialog: dialogs.append(dialog))
         page.wait_for_selector("#about:not([hidden])")
 
         def focused() -> str:
@@ -332,9 +334,10 @@ def test_everything_can_be_done_with_the_keyboard(browser: Any, served: Served, 
         page.keyboard.press("Tab")
         assert focused() == "choose"
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-        with page.expect_file_chooser() as chooser:
-            page.keyboard.press("Enter")
-        chooser.value.set_files([files["plain.jpg"], files["scan.tif"]])
+        page.keyboard.press("Enter")
+        while not dialogs:
+            page.wait_for_event("filechooser")
+        dialogs[0].set_files([files["plain.jpg"], files["scan.tif"]])
         visit.all_done()
         order = []
         while "sort" not in str(page.evaluate("document.activeElement.className")):
