@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 SCRIPT = """
-import sys
+import os, sys
 from contextlib import nullcontext
 from pathlib import Path
 import numpy as np, pyarrow as pa
@@ -42,7 +42,7 @@ def readable(features):
 def no_ray():
     raise AssertionError("the parts are there, no actor is needed")
 
-with start_or_join("local") as cluster:
+with start_or_join(os.environ["NIGHTREAD_SCORE_ADDRESS"]) as cluster:
     connect = lambda: nullcontext(cluster)
     images = table_of(paths[::-1])
     part, cache = cached(0, "float32")
@@ -85,14 +85,16 @@ print("equal")
 """
 
 
-def test_features_equal_keras(tmp_path: Path, draw: Callable, environment: dict[str, str]) -> None:
+def test_features_equal_keras(
+    tmp_path: Path, draw: Callable, environment: dict[str, str], shared_ray: Callable[[], dict[str, str]]
+) -> None:
     paths = draw(tmp_path / "images", 70)
     (tmp_path / "images" / "broken.jpg").write_bytes(paths[0].read_bytes()[:700])
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "images"), str(tmp_path / "work")],
-        env=environment,
+        env={**environment, **shared_ray()},
         capture_output=True,
         text=True,
         check=False,

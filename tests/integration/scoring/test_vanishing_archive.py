@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 SCRIPT = """
-import sys, threading, time
+import os, sys, threading, time
 from collections import Counter
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
@@ -67,7 +67,7 @@ def unmount_for_a_while(folder):
     archive.rmdir()
     away.rename(archive)
 
-with start_or_join("local") as cluster:
+with start_or_join(os.environ["NIGHTREAD_SCORE_ADDRESS"]) as cluster:
     receipts, error, codes, rows = run("back", 60.0, unmount_for_a_while)
     assert error is None and codes == {None: len(paths) - 1, "not_found": 1}, (error, codes)
     assert [row["image_uri"] for row in rows] == [str(p) for p in paths]
@@ -89,13 +89,15 @@ print("nothing lost")
 """
 
 
-def test_an_archive_that_disappears_in_mid_run(tmp_path: Path, draw: Callable, environment: dict[str, str]) -> None:
+def test_an_archive_that_disappears_in_mid_run(
+    tmp_path: Path, draw: Callable, environment: dict[str, str], shared_ray: Callable[[], dict[str, str]]
+) -> None:
     draw(tmp_path / "archive", 240)
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "archive"), str(tmp_path / "results")],
-        env=environment,
+        env={**environment, **shared_ray()},
         capture_output=True,
         text=True,
         check=False,
