@@ -158,7 +158,7 @@ def published(models: Path, cores: list[int]) -> Iterator[tuple[int, int, float]
 
 def wait_for(port: int, server: subprocess.Popen[str]) -> None:
     """Wait until a server answers /readyz."""
-    for _ in range(1200):
+    for _ in range(6000):
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).close()
             return
@@ -248,13 +248,14 @@ def measure_rounds(options: argparse.Namespace, models: Path, images: Path, requ
             tell("nightread", round=number, body="bytes", **ours, of_raw=of_raw, of_raw_by_cpu=by_cpu)
             json_body = loaded(pid, port, requests.base64, connections, seconds, requests.is_right)
             tell("nightread", round=number, body="json", **json_body)
-            for even in (True, False):
-                load = open_loop(
-                    port, requests.raw, ours["requests_per_second"] / 2, seconds, requests.is_right, even=even
-                )
-                tell("latency", round=number, arrivals="even" if even else "independent", **latency(load, again))
+            halves = {}
+            for arrivals in ("even", "independent"):
+                rate, even = ours["requests_per_second"] / 2, arrivals == "even"
+                load = open_loop(port, requests.raw, rate, seconds, requests.is_right, even=even)
+                halves[arrivals] = latency(load, again)
+                tell("latency", round=number, arrivals=arrivals, **halves[arrivals])
             if peer is not None:
-                measure_peer(number, peer, requests, options, (ours, json_body))
+                measure_peer(number, peer, requests, options, (ours, json_body, halves["even"]))
         tell("after_load", memory_mb=memory_mb(pid))
 
 
@@ -265,20 +266,22 @@ def latency(load: Load, raw: dict[str, float]) -> dict[str, Any]:
 
 
 def measure_peer(
-    number: int, peer: tuple[int, int, float], requests: Requests, options: argparse.Namespace, ours: tuple[Any, Any]
+    number: int, peer: tuple[int, int, float], requests: Requests, options: argparse.Namespace, ours: tuple[Any, ...]
 ) -> None:
-    """The published endpoint: full load, and half of it."""
+    """The published endpoint: full load, and half of it; `ours` had bytes, JSON, and half of the load of bytes."""
     pid, port, start = peer
     full = loaded(pid, port, requests.base64, 8, options.seconds, any_answer)
-    half = open_loop(port, requests.base64, full["requests_per_second"] / 2, options.seconds, any_answer)
+    half = open_loop(port, requests.base64, full["requests_per_second"] / 2, options.seconds, any_answer).figures()
     tell(
         "published",
         round=number,
         **full,
-        p50_ms_at_half=half.percentile(0.5),
+        p50_ms_at_half=half["p50_ms"],
         start_seconds=start,
         memory_mb=memory_mb(pid),
         nightread_is_times=ours[0]["requests_per_second"] / full["requests_per_second"],
+        p50_of_published=ours[1]["p50_ms"] / full["p50_ms"],
+        p50_of_published_at_half=ours[2]["p50_ms"] / half["p50_ms"],
         nightread_is_times_by_cpu=full["cpu_ms_per_image"] / ours[1]["cpu_ms_per_image"],
         nightread_is_times_with_json=ours[1]["requests_per_second"] / full["requests_per_second"],
     )
