@@ -60,13 +60,13 @@ def test_two_workers_take_the_steps_of_one_and_a_killed_one_is_replaced(
     tmp_path: Path, ray_of_this_file: ClusterSize, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Dropout, a synchronised batch normalisation, and a last batch of one image, which one worker has no part in."""
-    changes: dict[str, Any] = {"epochs": 20, "dropout": 0.4, "dense_units": 8, "batch_norm": "true", "batch_size": 32}
+    changes: dict[str, Any] = {"epochs": 12, "dropout": 0.4, "dense_units": 8, "batch_norm": "true", "batch_size": 32}
     changes |= {"learning_rate": 0.002}
     data, killed, rows = features(images=97), [], []
 
     def kill_once(row: Any) -> None:
         rows.append(row)
-        if row["epoch"] >= 8 and not killed:
+        if row["epoch"] >= 4 and not killed:
             killed.extend(workers_of(os.getpid()))
             os.kill(killed[-1], signal.SIGKILL)
 
@@ -74,7 +74,7 @@ def test_two_workers_take_the_steps_of_one_and_a_killed_one_is_replaced(
     together = train(save_job(tmp_path / "together", data, 3, **changes), 2, kill_once)
     assert capfd.readouterr() == ("", "")
     assert len(killed) == 2
-    assert [row["epoch"] for row in rows] == list(range(1, 21))
+    assert [row["epoch"] for row in rows] == list(range(1, 13))
     alone = fit(save_job(tmp_path / "alone", data, 3, **changes))
     for one, two in zip(alone.history, together.history, strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-3)
