@@ -147,17 +147,16 @@ def serve_on_cluster(
     told = {name: value for name, value in asdict(settings).items() if name != "token"}
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     with connect() as cluster:
-        others = set(serve.status().applications) - {APPLICATION}
         most = replicas or cluster.cpus
+        _listen(settings)
         try:
-            _listen(settings)
             _deploy(_application(Replicas(ref, precision, told), most))
             with _until_stopped() as stopped:
                 on_ready(Ready(url_of(settings.port, settings), served, most))
                 stopped.wait()
         finally:
             serve.delete(APPLICATION)
-            if not others:
+            if not set(serve.status().applications) - {APPLICATION}:
                 serve.shutdown()  # type: ignore[no-untyped-call]
 
 

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from cluster.session import usable_cores
+from pipelines.errors import UsageError
 from pipelines.images.preprocess import Preprocessing
 from pipelines.models.runtime import Scorer
 from pipelines.serving.answering import answer_image
@@ -115,3 +117,22 @@ def test_two_replicas_answer_as_the_functions_do_and_outlive_a_decoder(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     all_right()
+
+
+def test_a_second_command_does_not_touch_what_listens_elsewhere(
+    url: str, model: LoadedModel, nightread: Callable[..., Any], shared_ray: Callable[[], dict[str, str]]
+) -> None:
+    joining = shared_ray()
+    place = ("--address", joining["NIGHTREAD_SCORE_ADDRESS"], "--port", 1)
+    done = nightread("serve", "--model", model.served.ref, *place, "--json", env=joining)
+    assert done.code == 2 and f"listens at 127.0.0.1:{urlsplit(url).port}" in done.answer["error"]["message"]
+    assert ask(url + "readyz")[0] == 200
+
+
+@pytest.mark.parametrize("arguments", [{}, {"model": "m", "replicas": "many"}, {"model": "m", "token": "t"}])
+def test_arguments_of_a_config_file_are_checked(arguments: dict[str, str]) -> None:
+    from pipelines.serving.deployment import build
+
+    with pytest.raises(UsageError):
+        build(arguments)
+    assert build({"model": "m", "replicas": "3"}) is not None
