@@ -37,17 +37,9 @@ _MARKER_NAME: Final = re.compile(r"(\d+)-\d+-\d+")
 _SECRET_NAME: Final = re.compile(r"secret|token|passw|credential|signature|api.?key|access.?key", re.I)
 _IN_URI: Final = re.compile(r"(?<=://)[^/?#\s@]*@|(?<=\?)\S*")
 _VERSIONS_OF: Final = (
-    "nightread",
-    "ai-edge-litert",
-    "deltalake",
-    "duckdb",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "pyarrow",
-    "ray",
+    "nightread", "ai-edge-litert", "deltalake", "duckdb", "numpy", "opencv-python-headless", "pillow", "pyarrow", "ray",
     "simplejpeg",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
