@@ -2,7 +2,10 @@
 SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-input --constraint requirements.lock
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-input --no-compile \
+	--constraint requirements.lock
+# pip would compile what it installs on one core. Some libraries hold files that are no Python, for which this fails.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 DIR ?= nightread-demo
 PYTEST := $(BIN)/python -m pytest
 # Each of thousands of processes would compile our files again where the environment forbids to keep them compiled.
@@ -54,11 +57,13 @@ clean: ## remove what the other targets made
 .venv/.installed: pyproject.toml requirements.lock
 	$(MAKE) --no-print-directory .venv/bin/python
 	$(PIP) --editable .
+	@$(COMPILE)
 	@touch $@
 
 .venv/.tests-installed: pyproject.toml requirements.lock
 	$(MAKE) --no-print-directory .venv/bin/python
 	$(PIP) --editable '.[test]'
+	@$(COMPILE)
 	@touch .venv/.installed $@
 
 .venv/bin/python:
