@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,9 @@ from ray import serve
 from ray.serve import context
 from ray.serve.schema import LoggingConfig
 
-from pipelines.errors import TryLater, UsageError
+from pipelines.errors import ModelRefused, NightreadError, TryLater, UsageError
+from pipelines.models.golden import compare_golden
+from pipelines.models.runtime import Scorer
 from pipelines.serving.app import make_app
 from pipelines.serving.following import Following
 from pipelines.serving.listening import url_of
@@ -143,7 +146,10 @@ def serve_on_cluster(
     """
     if settings.port == 0:
         raise UsageError("Ray's proxies listen on a port that is named.", "Say one: --port 8460.")
-    served = load_model(ref, precision).served
+    model = load_model(ref, precision)
+    if model.golden is not None:
+        # Here first: replicas would try again and again before they give up.
+        compare_golden(model.golden, model.uri, Scorer(model.scorer, model.io), precision)
     told = {name: value for name, value in asdict(settings).items() if name != "token"}
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     with connect() as cluster:
@@ -152,7 +158,7 @@ def serve_on_cluster(
         try:
             _deploy(_application(Replicas(ref, precision, told), most))
             with _until_stopped() as stopped:
-                on_ready(Ready(url_of(settings.port, settings), served, most))
+                on_ready(Ready(url_of(settings.port, settings), model.served, most))
                 stopped.wait()
         finally:
             serve.delete(APPLICATION)
@@ -189,10 +195,19 @@ def _deploy(application: serve.Application) -> None:
     try:
         serve.run(application, name=APPLICATION, route_prefix="/", logging_config=_quiet_log())
     except (RuntimeError, TimeoutError) as error:
-        raise TryLater(
-            "The replicas do not start on the cluster.",
-            "See why with `serve status` there: the nodes need this nightread, the model's place and the token.",
-        ) from error
+        told = serve.status().applications[APPLICATION].deployments
+        raise _refusal("\n".join(deployment.message for deployment in told.values())) from error
+
+
+def _refusal(message: str) -> NightreadError:
+    """Why replicas do not start, by the traceback that Ray keeps of one."""
+    for kind, sentence in re.findall(r"pipelines\.errors\.(\w+): (.+)", message):
+        if refused := {"ModelRefused": ModelRefused, "UsageError": UsageError}.get(kind):
+            return refused(f"No replica starts on the cluster: {sentence}")
+    return TryLater(
+        "No replica starts on the cluster.",
+        "See why with `serve status` there: the nodes need this nightread and the place of the model.",
+    )
 
 
 def _application(made_of: Replicas, most: int) -> serve.Application:

@@ -21,11 +21,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from cluster.session import usable_cores
-from pipelines.errors import UsageError
+from pipelines.errors import ModelRefused, UsageError
 from pipelines.images.preprocess import Preprocessing
+from pipelines.models.bundle import load_bundle, write_bundle
 from pipelines.models.runtime import Scorer
 from pipelines.serving.answering import answer_image
 from pipelines.serving.served_model import LoadedModel, load_model
+from pipelines.serving.settings import ServeSettings
 
 pytestmark = pytest.mark.skipif(usable_cores() < 2, reason="two replicas need two cores")
 
@@ -127,6 +129,21 @@ def test_a_second_command_does_not_touch_what_listens_elsewhere(
     done = nightread("serve", "--model", model.served.ref, *place, "--json", env=joining)
     assert done.code == 2 and f"listens at 127.0.0.1:{urlsplit(url).port}" in done.answer["error"]["message"]
     assert ask(url + "readyz")[0] == 200
+
+
+def test_a_model_that_fails_its_test_is_refused_before_anything_is_deployed(model: LoadedModel, tmp_path: Path) -> None:
+    from pipelines.serving.deployment import serve_on_cluster
+
+    bundle = load_bundle(model.uri)
+    other = load_model(str(Path(model.uri).parents[1] / "other"))
+    files = {name: bundle.read(name) for name in bundle.files} | {"scorer.tflite": other.scorer}
+    bad = write_bundle(str(tmp_path), "cells", bundle.spec, files)
+
+    def never() -> Any:
+        raise AssertionError("no cluster may be joined for it")
+
+    with pytest.raises(ModelRefused, match="self-test"):
+        serve_on_cluster(bad.uri, "float32", ServeSettings(), 2, never, print)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"model": "m", "replicas": "many"}, {"model": "m", "token": "t"}])
