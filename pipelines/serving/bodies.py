@@ -70,7 +70,8 @@ def form_of(content_type: str | None) -> Form:
         if not 1 <= len(boundary) <= 70:  # RFC 2046
             raise refused("bad_request", "The form has no boundary of 1 to 70 characters in its Content-Type.")
         return Form("multipart", boundary)
-    raise refused("unsupported_media_type", _HOW)
+    # What many a client says of itself where its user said nothing, curl's --data-binary among them.
+    raise refused("unsupported_media_type", f"{_HOW} The Content-Type has to say which: image/…, or application/json.")
 
 
 def one_image(form: Form, body: bytes) -> bytes:
