@@ -86,18 +86,16 @@ class Access:
         ]
 
     def preflight(self, scope: Mapping[str, Any]) -> Headers | Problem | None:
-        """The answer to a browser that asks whether it may ask; None for any other request.
+        """What a browser is told that asks whether it may ask, beside `cross_origin`; None for any other request.
 
         Args:
             scope: The ASGI scope.
         """
         if scope["method"] != "OPTIONS" or not _all(scope["headers"], b"access-control-request-method"):
             return None
-        allowed = self.cross_origin(scope)
-        if len(allowed) < 2:
+        if len(self.cross_origin(scope)) < 2:
             return Problem("forbidden_origin", "Pages of this origin may not ask here; --cors lists those that may.")
         return [
-            *allowed,
             (b"access-control-allow-methods", b"GET, POST"),
             (b"access-control-allow-headers", b"Authorization, Content-Type"),
             (b"access-control-max-age", b"600"),

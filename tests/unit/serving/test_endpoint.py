@@ -413,3 +413,27 @@ def test_no_answer_leaves_unrecorded(tmp_path: Path) -> None:
 def test_an_audit_log_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written: No such file or directory"):
         make_app(StandIn(), ServeSettings(audit_log=tmp_path / "missing" / "audit.jsonl"))
+
+
+def test_a_listed_page_of_another_origin_can_ask_and_read_what_is_wrong() -> None:
+    page = {"Origin": "https://ward.example"}
+
+    async def act(client: httpx.AsyncClient) -> None:
+        ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        preflight = await client.options("/predict", headers={**page, **ask})
+        assert (preflight.status_code, preflight.content) == (204, b"")
+        assert preflight.headers["access-control-allow-methods"] == "GET, POST"
+        refused = await client.post("/predict", content=b"image", headers=page)
+        problem(refused, "unauthorized")
+        answered = await client.post("/predict", content=b"image", headers={**page, **BEARER})
+        assert answered.status_code == 200
+        for answer in (preflight, refused, answered):
+            assert answer.headers.get_list("access-control-allow-origin") == [page["Origin"]]
+            assert "access-control-allow-credentials" not in answer.headers
+            assert answer.headers["vary"] == "Origin"
+        other = {"Origin": "https://evil.example"}
+        problem(await client.options("/predict", headers={**other, **ask}), "forbidden_origin")
+        assert "access-control-allow-origin" not in (await client.get("/model", headers={**other, **BEARER})).headers
+        problem(await client.options("/predict", headers=BEARER), "method_not_allowed")
+
+    visit(act, token=TOKEN, cors=(page["Origin"],))
