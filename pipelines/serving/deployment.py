@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import re
+import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -74,6 +75,7 @@ class Replica:
     """
 
     async def __init__(self, made_of: Replicas) -> None:  # type: ignore[misc]  # Ray awaits it
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold patients' pictures
         self._settings = ServeSettings(**{**made_of.settings, "token": os.environ.get(TOKEN) or None})
         self._pool = Pool(1, self._settings.queue_per_worker, _LOG.warning)
         self._following = Following(made_of.ref, made_of.precision, self._pool, _LOG.warning)

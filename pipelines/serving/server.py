@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ def serve(
         ModelRefused: If the model is missing, altered or fails its self-test.
         TryLater: If the model's storage does not answer, or a process does not start.
     """
+    # Requests wait in this process: a core file would hold patients' pictures.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with listen(settings.host, settings.port) as sockets, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Serving(ref, precision, settings, tell, on_ready).run(sockets))
 

@@ -116,13 +116,15 @@ def test_one_line_tells_that_it_is_ready_and_answers_are_right(
     assert "server" not in served.ask("/healthz").headers
 
 
-def test_neither_the_server_nor_what_answers_loads_tensorflow_or_ray(served: Command) -> None:
+def test_no_process_loads_tensorflow_or_ray_or_could_leave_a_core_file(served: Command) -> None:
     workers = served.workers()
     assert len(workers) == 2
     for pid in (served.process.pid, *workers):
         mapped = Path(f"/proc/{pid}/maps").read_text()
         assert re.search(r"ai_edge_litert|httptools", mapped)  # one of them is what it works with
         assert not re.search(r"/(tensorflow|ray|keras)/", mapped)
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert re.search(r"Max core file size +0 +0 ", limits)
 
 
 def test_a_killed_process_costs_one_request(
