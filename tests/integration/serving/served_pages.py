@@ -193,14 +193,14 @@ class Visit:
 
     def all_done(self) -> None:
         """Wait until no picture is on its way."""
-        self.page.wait_for_selector("#progress[hidden]", state="attached")
+        self.page.wait_for_selector("#progress[hidden]", state="attached", timeout=180_000)
 
 
 @contextlib.contextmanager
 def visiting(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
     """Visit the page; at the end nothing was asked of anyone else and the policy had nothing to block."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(60_000)
     visit = Visit(context.new_page())
 
     visit.page.on("request", lambda request: visit.asked.append(request.url))
