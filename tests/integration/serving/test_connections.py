@@ -27,7 +27,7 @@ LIMIT = 1_000_000
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[Running]:
-    with running(header_seconds=0.5, body_seconds=1.0, max_body_bytes=LIMIT, max_batch_bytes=LIMIT) as found:
+    with running(header_seconds=0.8, body_seconds=1.6, max_body_bytes=LIMIT, max_batch_bytes=LIMIT) as found:
         yield found
 
 
@@ -36,7 +36,7 @@ def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "endpoint" in request.fixturenames:
         endpoint: Running = request.getfixturevalue("endpoint")
-        deadline = time.monotonic() + 7
+        deadline = time.monotonic() + 15
         while endpoint.server.server_state.connections or endpoint.server.server_state.tasks:
             assert time.monotonic() < deadline, "a connection or a request is left behind"
             time.sleep(0.02)
@@ -70,7 +70,7 @@ def test_slow_clients_are_told_so_and_end(endpoint: Running) -> None:
         found = list(threads.map(converse, [pieces for pieces, _ in SLOW.values()]))
     for (name, (_, status)), (told, seconds) in zip(SLOW.items(), found, strict=True):
         assert statuses(told) == ([] if status is None else [status]), name
-        assert 0.4 < seconds < 5, name
+        assert 0.7 < seconds < 8, name
         assert status is None or b'"error_code": "request_timeout"' in told
 
 
@@ -85,7 +85,7 @@ def test_who_does_not_read_the_answers_is_cut_off(endpoint: Running) -> None:
         asked = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\n" + HOST + b"\r\n"
         began = time.monotonic()
         with pytest.raises(OSError):
-            while time.monotonic() - began < 8:
+            while time.monotonic() - began < 12:
                 connection.sendall(asked)
                 time.sleep(0.05)
 
@@ -213,7 +213,7 @@ def test_where_all_are_busy_only_health_is_answered() -> None:
             connection.sendall(b"bc")
             assert statuses(connection.recv(65_536)) == [200]
             connection.close()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 15
         while endpoint.server.server_state.connections:
             assert time.monotonic() < deadline
             time.sleep(0.02)
