@@ -166,7 +166,8 @@ class Pool:
 
     async def warm_up(self) -> None:
         """Start the processes already, while the model is still being read."""
-        self._spare += await asyncio.gather(*(start_process(self._seconds) for _ in range(self._workers)))
+        while len(self._spare) < self._workers:
+            self._spare.append(await start_process(self._seconds))
 
     async def serve(self, model: LoadedModel) -> None:
         """Load a model, test it in each of its processes, and let it take over from the one before.
@@ -180,7 +181,10 @@ class Pool:
         groups = [places[:1], places[1:]] if self._places else [places]
         try:
             for group in groups:
-                await asyncio.gather(*map(self._fill, group))
+                # To the end of all of them, so that none is left behind that comes after another's failure.
+                for failure in await asyncio.gather(*map(self._fill, group), return_exceptions=True):
+                    if failure is not None:
+                        raise failure
         except BaseException:
             for place in places:
                 if place.process is not None:
@@ -260,13 +264,12 @@ class Pool:
         try:
             reply = await process.ask(job.told, self._seconds, job.data)
         except Late:
+            job.fail(ImageFailure("timed_out", f"Decoding took longer than {self._seconds:g} s."))
             how = await self._lose(place, process)
             self._tell(f"An answering process took longer than {self._seconds:g} s for one image and {how}.")
-            job.fail(ImageFailure("timed_out", f"Decoding took longer than {self._seconds:g} s."))
         except Died:
-            how = await self._lose(place, process)
-            self._tell(f"An answering process {how} with an image in its hands.")
             job.fail(ImageFailure("decoder_crashed", "The process that decoded the image ended."))
+            self._tell(f"An answering process {await self._lose(place, process)} with an image in its hands.")
         except asyncio.CancelledError:
             job.fail(NotReady(_ENDED))
             raise

@@ -68,7 +68,7 @@ def cells(tiny_models: Path) -> LoadedModel:
 def running(tiny_models: Path, cells: LoadedModel) -> Iterator[Running]:
     told: list[str] = []
     with asyncio.Runner() as runner:
-        pool = Pool(2, 8, told.append, seconds=2.0)
+        pool = Pool(2, 8, told.append, seconds=4.0)
         runner.run(pool.warm_up())
         with pytest.raises(NotReady, match="loaded and tested"):
             runner.run(pool.answer(FILES[0]))
@@ -141,8 +141,9 @@ def test_a_killed_process_costs_the_image_in_its_hands_and_nothing_else(running:
     assert [failure.code for failure in failed] == ["decoder_crashed"] and len(found) == 80
     assert all(same(outcome, right[which]) for which, outcome in found if isinstance(outcome, Answer))
     state = running.pool.state()
-    assert state.worker_restarts == restarts + 1 and any("SIGKILL" in sentence for sentence in running.told)
+    assert state.worker_restarts == restarts + 1
     running.run(until(lambda: running.pool.state().workers_alive == 2))
+    assert any("SIGKILL" in sentence for sentence in running.told)
     assert len(running.pids()) == 2 and killed[0] not in running.pids()
 
 
