@@ -46,7 +46,7 @@ def test_a_night_that_ends_early_commits_what_is_finished_and_the_next_scores_th
     assert first["planned"] == 600 and first["remaining"] == 600 - len(rows) > 0
     assert first["scored"] == len(rows) and len(rows) % 4 == 0
     assert set(first["runs"]) == {row["run_id"] for row in rows}
-    assert first["seconds"] < 30
+    assert first["seconds"] < 120  # begun shards are finished, which takes a busy machine its time
     listed = json.loads(nightread("runs", "list", results, "--json").out)
     assert {run["status"] for run in listed} <= {"committed", "abandoned"}
     assert sum(run["counts"].get("scored", 0) for run in listed) == len(rows)
