@@ -235,8 +235,6 @@ _QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # Ray ends a driver whose daemon it takes for dead, without a word; its own processes are told their true one.
     "RAY_RAYLET_PID": str(os.getpid()),
-    # After a minute without the head Ray would end this process, without a word: what scores asks the head itself.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
 }
 
 
@@ -275,6 +273,9 @@ _WEB_LIBRARIES = "get_dashboard_dependency_error"
 _JOINING = {
     # Ray itself tries a head that does not answer for a quarter of an hour.
     "RAY_NUM_REDIS_GET_RETRIES": "1",
+    # After a minute without the head Ray would end this process, without a word: what scores asks the head itself. Not
+    # for a Ray of our own: its processes would ask for a head that was killed with us, and outlive us by minutes.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
     # What was submitted to a cluster comes with variables for its workers, and may say them again.
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
 }

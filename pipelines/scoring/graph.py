@@ -112,6 +112,12 @@ def _daemon() -> str:
     return str(connected.global_worker.node.raylet_socket_name)
 
 
+def _is_own() -> bool:
+    """Whether this process started the Ray that it uses."""
+    connected: Any = worker
+    return bool(connected.global_worker.node.is_head())
+
+
 def of_cluster() -> str:
     """Say what the cluster has, for a night that shows nothing."""
     if not head.answers(ray.get_runtime_context().gcs_address):
@@ -171,7 +177,7 @@ def score_shards(
         fn_constructor_kwargs={"work": work, "model": model_ref, "versions": installed()},
     )
     try:
-        with head.minded(ray.get_runtime_context().gcs_address, _daemon()):
+        with head.minded(ray.get_runtime_context().gcs_address, _daemon(), _is_own()):
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 receipts: pa.Table = batch
                 if not receipts.num_rows:

@@ -19,7 +19,13 @@ from pipelines.errors import TryLater
 
 # As long as the nodes of a cluster wait for a head that is restarted before they give up themselves.
 PATIENCE_SECONDS = 60.0
+# Nobody restarts the head of a Ray that this command started; sooner than Ray itself ends a driver without a head.
+OWN_PATIENCE_SECONDS = 15.0
 ASK_SECONDS: Final = 5.0
+
+_OWN_CURE = (
+    "See why, in the kernel's log first: often memory was short. The same command goes on from the finished shards."
+)
 
 
 class Head:
@@ -29,6 +35,7 @@ class Head:
         address: `HOST:PORT` of the cluster's head.
         daemon: The Unix socket of Ray's daemon on this machine; it is not started again, so it needs no patience.
         patience_seconds: How long the head may be silent.
+        own: Whether this command started it.
         clock: Monotonic seconds.
         answering: Instead of `answers`.
     """
@@ -38,6 +45,7 @@ class Head:
         address: str,
         daemon: str,
         patience_seconds: float,
+        own: bool = False,
         clock: Callable[[], float] = time.monotonic,
         answering: Callable[[str], bool] | None = None,
     ) -> None:
@@ -45,6 +53,7 @@ class Head:
         self._daemon = daemon
         self._daemon_lives = True
         self._patience = patience_seconds
+        self._own = own
         self._clock = clock
         self._answers = answering or answers
         self._answered_at = clock()
@@ -67,9 +76,10 @@ class Head:
         if not self._daemon_lives:
             return TryLater(
                 "Ray's daemon on this machine has died.",
-                "See why, in the kernel's log first: often memory was short. The same command goes on from the "
-                "finished shards.",
+                _OWN_CURE,
             )
+        if self._own:
+            return TryLater(f"Ray's head on this machine has not answered for {self._patience:g} seconds.", _OWN_CURE)
         return TryLater(
             f"The head of the Ray cluster at {self.address} has not answered for {self._patience:g} seconds.",
             "Start the cluster again, or see why it does not answer. The same command goes on from the finished "
@@ -78,7 +88,9 @@ class Head:
 
 
 @contextlib.contextmanager
-def minded(address: str, daemon: str, answering: Callable[[str], bool] | None = None) -> Iterator[Head]:
+def minded(
+    address: str, daemon: str, own: bool = False, answering: Callable[[str], bool] | None = None
+) -> Iterator[Head]:
     """Ask head and daemon every few seconds while the block runs, and end the block if one is lost.
 
     The block waits inside Ray, which does not return without its head, so it is interrupted as by Ctrl-C. Outside the
@@ -87,12 +99,13 @@ def minded(address: str, daemon: str, answering: Callable[[str], bool] | None = 
     Args:
         address: `HOST:PORT` of the cluster's head.
         daemon: The Unix socket of Ray's daemon on this machine.
+        own: Whether this command started the head.
         answering: Instead of `answers`.
 
     Raises:
-        TryLater: The head has not answered for `PATIENCE_SECONDS`, or the daemon is dead.
+        TryLater: The head has not answered for `PATIENCE_SECONDS` (`OWN_PATIENCE_SECONDS`), or the daemon is dead.
     """
-    head = Head(address, daemon, PATIENCE_SECONDS, answering=answering)
+    head = Head(address, daemon, OWN_PATIENCE_SECONDS if own else PATIENCE_SECONDS, own, answering=answering)
     main = threading.main_thread()
     if threading.current_thread() is not main:
         yield head

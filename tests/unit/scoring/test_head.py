@@ -18,7 +18,9 @@ from pipelines.scoring.head import Head, minded
 def test_it_is_lost_once_it_was_silent_for_a_minute(course: list[tuple[float, bool]]) -> None:
     now, last = [0.0], 0.0
     answer = [True]
-    watched = Head("h:1", "/daemon", 60.0, lambda: now[0], lambda place: place == "/daemon" or answer[0])
+    watched = Head(
+        "h:1", "/daemon", 60.0, clock=lambda: now[0], answering=lambda place: place == "/daemon" or answer[0]
+    )
     for seconds, answers in course:
         now[0] += seconds
         answer[0] = answers
@@ -39,10 +41,21 @@ def test_a_block_that_waits_is_ended_with_what_to_do() -> None:
         pytest.raises(
             TryLater, match=r"head of the Ray cluster at 10\.0\.0\.1:6379 has not answered for 0\.1 s"
         ) as told,
-        minded("10.0.0.1:6379", "/daemon", lambda place: place == "/daemon"),
+        minded("10.0.0.1:6379", "/daemon", answering=lambda place: place == "/daemon"),
     ):
         threading.Event().wait(20)
     assert "same command goes on" in told.value.cure
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_head_of_our_own_is_restarted_by_nobody_and_waited_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "PATIENCE_SECONDS", 3600.0)
+    monkeypatch.setattr(head, "OWN_PATIENCE_SECONDS", 0.05)
+    with (
+        pytest.raises(TryLater, match=r"Ray's head on this machine has not answered for 0\.05 s"),
+        minded("h:1", "/daemon", own=True, answering=lambda place: place == "/daemon"),
+    ):
+        threading.Event().wait(20)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -53,10 +66,10 @@ def test_one_that_answers_ends_nothing_and_ctrl_c_stays_what_it_is() -> None:
         asked.set()
         return True
 
-    with minded("h:1", "/daemon", answers):
+    with minded("h:1", "/daemon", answering=answers):
         assert asked.wait(20)
         threading.Event().wait(0.2)
-    with pytest.raises(KeyboardInterrupt), minded("h:1", "/daemon", answers):
+    with pytest.raises(KeyboardInterrupt), minded("h:1", "/daemon", answering=answers):
         signal.raise_signal(signal.SIGINT)
 
 
@@ -65,7 +78,7 @@ def test_a_block_outside_the_main_thread_cannot_be_interrupted_and_is_not() -> N
     ended = threading.Event()
 
     def work() -> None:
-        with minded("h:1", "/daemon", lambda _place: False):
+        with minded("h:1", "/daemon", answering=lambda _place: False):
             threading.Event().wait(0.3)
         ended.set()
 
@@ -79,7 +92,7 @@ def test_a_block_outside_the_main_thread_cannot_be_interrupted_and_is_not() -> N
 def test_a_dead_daemon_is_told_at_once() -> None:
     with (
         pytest.raises(TryLater, match="daemon on this machine has died") as told,
-        minded("h:1", "/daemon", lambda place: place == "h:1"),
+        minded("h:1", "/daemon", answering=lambda place: place == "h:1"),
     ):
         threading.Event().wait(20)
     assert "memory" in told.value.cure and "goes on" in told.value.cure
