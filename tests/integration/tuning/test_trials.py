@@ -268,6 +268,8 @@ def test_ctrl_c_ends_a_search_at_once_and_its_actors_with_it(
     for line in driver.stdout:
         if int(line) >= 2:
             break
+    else:
+        pytest.fail(f"the search ended by itself: {driver.communicate()[1]}")
     actors = workers_of(driver.pid)
     assert actors
     began = time.monotonic()

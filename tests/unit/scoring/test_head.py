@@ -61,6 +61,7 @@ def test_a_head_of_our_own_is_restarted_by_nobody_and_waited_for_less(monkeypatc
 @pytest.mark.usefixtures("hasty")
 def test_one_that_answers_ends_nothing_and_ctrl_c_stays_what_it_is() -> None:
     asked = threading.Event()
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background ignores it
 
     def answers(_place: str) -> bool:
         asked.set()
@@ -69,8 +70,11 @@ def test_one_that_answers_ends_nothing_and_ctrl_c_stays_what_it_is() -> None:
     with minded("h:1", "/daemon", answering=answers):
         assert asked.wait(20)
         threading.Event().wait(0.2)
-    with pytest.raises(KeyboardInterrupt), minded("h:1", "/daemon", answering=answers):
-        signal.raise_signal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt), minded("h:1", "/daemon", answering=answers):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, ours)
 
 
 @pytest.mark.usefixtures("hasty")
