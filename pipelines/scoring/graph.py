@@ -11,6 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -106,16 +107,11 @@ def this_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def _daemon() -> str:
-    """The Unix socket of Ray's daemon on this machine."""
+def _minded() -> AbstractContextManager[head.Head]:
+    """Look after the head of this process's Ray, and its daemon on this machine."""
     connected: Any = worker
-    return str(connected.global_worker.node.raylet_socket_name)
-
-
-def _is_own() -> bool:
-    """Whether this process started the Ray that it uses."""
-    connected: Any = worker
-    return bool(connected.global_worker.node.is_head())
+    node = connected.global_worker.node
+    return head.minded(ray.get_runtime_context().gcs_address, node.raylet_socket_name, own=node.is_head())
 
 
 def of_cluster() -> str:
@@ -177,7 +173,7 @@ def score_shards(
         fn_constructor_kwargs={"work": work, "model": model_ref, "versions": installed()},
     )
     try:
-        with head.minded(ray.get_runtime_context().gcs_address, _daemon(), _is_own()):
+        with _minded():
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 receipts: pa.Table = batch
                 if not receipts.num_rows:

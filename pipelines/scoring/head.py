@@ -34,8 +34,7 @@ class Head:
     Args:
         address: `HOST:PORT` of the cluster's head.
         daemon: The Unix socket of Ray's daemon on this machine; it is not started again, so it needs no patience.
-        patience_seconds: How long the head may be silent.
-        own: Whether this command started it.
+        own: Whether this command started the head; another may be silent for longer.
         clock: Monotonic seconds.
         answering: Instead of `answers`.
     """
@@ -44,7 +43,6 @@ class Head:
         self,
         address: str,
         daemon: str,
-        patience_seconds: float,
         own: bool = False,
         clock: Callable[[], float] = time.monotonic,
         answering: Callable[[str], bool] | None = None,
@@ -52,7 +50,7 @@ class Head:
         self.address = address
         self._daemon = daemon
         self._daemon_lives = True
-        self._patience = patience_seconds
+        self._patience = OWN_PATIENCE_SECONDS if own else PATIENCE_SECONDS
         self._own = own
         self._clock = clock
         self._answers = answering or answers
@@ -74,10 +72,7 @@ class Head:
     def lost(self) -> TryLater:
         """What the loss is told as."""
         if not self._daemon_lives:
-            return TryLater(
-                "Ray's daemon on this machine has died.",
-                _OWN_CURE,
-            )
+            return TryLater("Ray's daemon on this machine has died.", _OWN_CURE)
         if self._own:
             return TryLater(f"Ray's head on this machine has not answered for {self._patience:g} seconds.", _OWN_CURE)
         return TryLater(
@@ -105,7 +100,7 @@ def minded(
     Raises:
         TryLater: The head has not answered for `PATIENCE_SECONDS` (`OWN_PATIENCE_SECONDS`), or the daemon is dead.
     """
-    head = Head(address, daemon, OWN_PATIENCE_SECONDS if own else PATIENCE_SECONDS, own, answering=answering)
+    head = Head(address, daemon, own, answering=answering)
     main = threading.main_thread()
     if threading.current_thread() is not main:
         yield head

@@ -69,7 +69,6 @@ class AuditLog:
             Refused: If they cannot be written: no answer may leave then (503).
         """
         text = "".join(json.dumps(asdict(entry)) + "\n" for entry in entries)
-        text = "".join(json.dumps(asdict(entry)) + "\n" for entry in entries)
         try:
             self._follow()
             # After half a line, the next one begins on its own.

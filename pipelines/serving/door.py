@@ -28,6 +28,7 @@ ALWAYS: Headers = [
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
 POLICY = b"content-security-policy"
+REQUEST_ID = b"x-request-id"
 NO_CONTENT: Headers = [(POLICY, b"default-src 'none'; frame-ancestors 'none'")]
 CLIENT_LEFT = 499
 """What a request counts as whose client did not wait for the answer; nothing is sent."""
@@ -35,8 +36,12 @@ CLIENT_LEFT = 499
 
 def head_of(problem: Problem, request_id: str, body: bytes) -> Headers:
     """All headers of a problem that no route has made."""
-    headers = {**problem.all_headers(), "Content-Length": str(len(body)), "X-Request-Id": request_id}
-    return [*ALWAYS, *NO_CONTENT, *((name.lower().encode(), value.encode()) for name, value in headers.items())]
+    return [*_of_problem(problem, body), *ALWAYS, *NO_CONTENT, (REQUEST_ID, request_id.encode())]
+
+
+def _of_problem(problem: Problem, body: bytes) -> Headers:
+    headers = {**problem.all_headers(), "Content-Length": str(len(body))}
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
 def defect_of(defect: Exception, request_id: str) -> Problem:
@@ -119,7 +124,7 @@ class _Answer:
             self.status = message["status"]
             given: Headers = list(message.get("headers", ()))
             policy = [] if any(name == POLICY for name, _ in given) else NO_CONTENT
-            identity = (b"x-request-id", self._request_id.encode())
+            identity = (REQUEST_ID, self._request_id.encode())
             message = {**message, "headers": [*given, *ALWAYS, *policy, *self._cross_origin, identity]}
         await self._send(message)
 
@@ -128,7 +133,5 @@ class _Answer:
         if self._started:
             return
         body = json.dumps(problem.as_json(self._request_id)).encode()
-        headers = {**problem.all_headers(), "Content-Length": str(len(body))}
-        named = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await self({"type": "http.response.start", "status": problem.status, "headers": named})
+        await self({"type": "http.response.start", "status": problem.status, "headers": _of_problem(problem, body)})
         await self({"type": "http.response.body", "body": body})

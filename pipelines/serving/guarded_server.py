@@ -13,20 +13,23 @@ from fastapi import FastAPI
 from uvicorn import Config, Server
 
 from pipelines.serving.connections import KEEP_ALIVE_SECONDS, guarded
+from pipelines.serving.handshakes import Handshakes
 from pipelines.serving.settings import ServeSettings
 
 
 class GuardedServer(Server):
-    """A server that gives handshakes an end too, and has descriptors for all connections that the system permits.
+    """A server that bounds handshakes too, and has descriptors for all connections that the system permits.
 
     Args:
-        config: From `uvicorn_config`.
-        handshake_seconds: Time for a TLS handshake.
+        app: From `make_app`.
+        settings: Where to listen, what with, and how many connections and handshakes there may be.
     """
 
-    def __init__(self, config: Config, handshake_seconds: float) -> None:
-        super().__init__(config)
-        self._handshake_seconds = handshake_seconds
+    def __init__(self, app: FastAPI, settings: ServeSettings) -> None:
+        super().__init__(_config(app, settings))
+        self._settings = settings
+        self._metrics = app.state.metrics
+        self._handshakes: Handshakes | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen at open sockets.
@@ -37,16 +40,27 @@ class GuardedServer(Server):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         await super().startup(sockets=[])
-        loop, config = asyncio.get_running_loop(), self.config
+        if self.config.ssl is not None:
+            seconds, most = self._settings.header_seconds, self._settings.connections
+            self._handshakes = Handshakes(self.config.ssl, seconds, most, self._connection, self._metrics)
         for listening in sockets or []:
-            server = await loop.create_server(
-                self._connection,
-                sock=listening,
-                backlog=config.backlog,
-                ssl=config.ssl,
-                ssl_handshake_timeout=None if config.ssl is None else self._handshake_seconds,
+            if self._handshakes is not None:
+                self._handshakes.accept_from(listening, self.config.backlog)
+                continue
+            server = await asyncio.get_running_loop().create_server(
+                self._connection, sock=listening, backlog=self.config.backlog
             )
             self.servers.append(server)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, and let what is under way come to its end.
+
+        Args:
+            sockets: Those of `startup`.
+        """
+        if self._handshakes is not None:
+            self._handshakes.close()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -61,13 +75,8 @@ class GuardedServer(Server):
         return protocol
 
 
-def uvicorn_config(app: FastAPI, settings: ServeSettings) -> Config:
-    """Settings of uvicorn for an application of `make_app`: nothing but HTTP, and nothing of clients in its log.
-
-    Args:
-        app: The application.
-        settings: Where to listen, and what with.
-    """
+def _config(app: FastAPI, settings: ServeSettings) -> Config:
+    """Nothing but HTTP, and nothing of clients in its log."""
     return Config(
         app,
         host=settings.host,

@@ -125,12 +125,12 @@ class _Serving:
     def _make_server(self) -> Server:
         # Not at the top, for half of a second that the processes that answer need not wait.
         from pipelines.serving.app import make_app
-        from pipelines.serving.guarded_server import GuardedServer, uvicorn_config
+        from pipelines.serving.guarded_server import GuardedServer
 
-        config = uvicorn_config(make_app(self._pool, self._settings), self._settings)
-        config.timeout_graceful_shutdown = DRAIN_SECONDS
-        config.load()
-        return GuardedServer(config, self._settings.header_seconds)
+        server = GuardedServer(make_app(self._pool, self._settings), self._settings)
+        server.config.timeout_graceful_shutdown = DRAIN_SECONDS
+        server.config.load()
+        return server
 
     def _stop(self) -> None:
         """Drain and end; who asks twice does not want to wait."""

@@ -124,7 +124,8 @@ def nodes_of(options: argparse.Namespace) -> Any:
     injector = CHECKOUT / "tests/end_to_end/injector"
     seconds = options.actors * SHARD_SIZE / options.offered
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("NIGHTREAD_", "RAY_"))}
-    faults = {"FAULTS": "receipts", "FAULT_SECONDS": str(seconds)}
+    # Two hundred processes that do nothing take 26 GB; what is never touched may be swapped out, and nobody is killed.
+    faults = {"FAULTS": "receipts", "FAULT_SECONDS": str(seconds), "RAY_memory_monitor_refresh_ms": "0"}
 
     @contextlib.contextmanager
     def started() -> Any:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "serving"))
 from stand_in_service import StandIn
 
 from pipelines.serving.app import make_app
-from pipelines.serving.guarded_server import GuardedServer, uvicorn_config
+from pipelines.serving.guarded_server import GuardedServer
 from pipelines.serving.settings import ServeSettings
 
 HOST = b"Host: localhost\r\n"
@@ -70,7 +70,7 @@ def running(**settings: Any) -> Iterator[Running]:
     known = ServeSettings(**settings)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
-        server = GuardedServer(uvicorn_config(make_app(service, known), known), known.header_seconds)
+        server = GuardedServer(make_app(service, known), known)
         thread = threading.Thread(target=_serve, args=(server, listening))
         thread.start()
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import socket
 import ssl
 import struct
@@ -241,3 +243,29 @@ def test_tls_with_a_token_and_handshakes_that_hang(tmp_path: Path) -> None:
         # It never says a word; uvicorn itself would wait a minute for it.
         assert heard(hanging) == b""
         hanging.close()
+
+
+def test_handshakes_that_hang_make_room_for_one_that_does_not(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    trust = ssl.create_default_context(cafile=str(cert))
+    hello = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        trust.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="127.0.0.1").do_handshake()
+    said = hello.read()
+    with running(tls_cert=cert, tls_key=key, connections=8, header_seconds=60) as endpoint:
+        began = time.monotonic()
+        # Silent ones, ones that stop in the middle and one that speaks something else.
+        hanging = [endpoint.connect() for _ in range(20)]
+        for connection in hanging[::2]:
+            with contextlib.suppress(OSError):
+                connection.sendall(said[:100])
+        assert endpoint.say(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")[:3] != b"HTT"
+        with httpx.Client(verify=trust, base_url=f"https://127.0.0.1:{endpoint.port}") as client:
+            assert client.get("/healthz").status_code == 200
+            # Of twenty silent ones and this one itself eight may stay; the longest waiting went.
+            assert [heard(connection) for connection in hanging[:12]] == [b""] * 12
+            turned_away = re.search(r'turned_away_total\{reason="connections"\} (\d+)', client.get("/metrics").text)
+            assert turned_away is not None and int(turned_away[1]) >= 12
+        assert time.monotonic() - began < 30
+        for connection in hanging:
+            connection.close()

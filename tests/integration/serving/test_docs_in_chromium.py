@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
+from typing import Any
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from guarded_in_thread import running  # noqa: E402
-from served_pages import CHROMIUM, visiting  # noqa: E402
-
-pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="no Chromium")
+from guarded_in_thread import running
+from served_pages import visiting
 
 TOKEN = "a-token-of-enough-letters"
 
 
-def test_an_image_is_asked_for_from_the_documentation() -> None:
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with running(token=TOKEN) as endpoint, playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
-        with visiting(browser, f"http://127.0.0.1:{endpoint.port}") as visit:
-            page = visit.page
-            page.goto(f"http://127.0.0.1:{endpoint.port}/docs")
-            page.click("#operations-default-predict .opblock-summary")
-            page.click(".try-out__btn")
-            for token, status in (("", "401"), (TOKEN, "200")):
-                if token:
-                    page.click(".auth-wrapper button.authorize")
-                    page.fill(".auth-container input", token)
-                    page.click(".auth-btn-wrapper button.authorize")
-                    page.click(".btn-done")
-                page.click(".execute")
-                page.wait_for_selector(f".live-responses-table .response-col_status:has-text('{status}')")
-            assert "predicted_label" in page.inner_text(".live-responses-table")
-            # A reload has forgotten the token: it was kept nowhere.
-            page.reload()
-            page.wait_for_selector("button.authorize.unlocked")
-            assert page.evaluate("localStorage.length + sessionStorage.length") == 0
-        browser.close()
+def test_an_image_is_asked_for_from_the_documentation(browser: Any) -> None:
+    with running(token=TOKEN) as endpoint, visiting(browser, f"http://127.0.0.1:{endpoint.port}") as visit:
+        page = visit.page
+        page.goto(f"http://127.0.0.1:{endpoint.port}/docs")
+        page.click("#operations-default-predict .opblock-summary")
+        page.click(".try-out__btn")
+        for token, status in (("", "401"), (TOKEN, "200")):
+            if token:
+                page.click(".auth-wrapper button.authorize")
+                page.fill(".auth-container input", token)
+                page.click(".auth-btn-wrapper button.authorize")
+                page.click(".btn-done")
+            page.click(".execute")
+            page.wait_for_selector(f".live-responses-table .response-col_status:has-text('{status}')")
+        assert "predicted_label" in page.inner_text(".live-responses-table")
+        # A reload has forgotten the token: it was kept nowhere.
+        page.reload()
+        page.wait_for_selector("button.authorize.unlocked")
+        assert page.evaluate("localStorage.length + sessionStorage.length") == 0

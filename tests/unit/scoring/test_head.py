@@ -18,9 +18,7 @@ from pipelines.scoring.head import Head, minded
 def test_it_is_lost_once_it_was_silent_for_a_minute(course: list[tuple[float, bool]]) -> None:
     now, last = [0.0], 0.0
     answer = [True]
-    watched = Head(
-        "h:1", "/daemon", 60.0, clock=lambda: now[0], answering=lambda place: place == "/daemon" or answer[0]
-    )
+    watched = Head("h:1", "/daemon", clock=lambda: now[0], answering=lambda place: place == "/daemon" or answer[0])
     for seconds, answers in course:
         now[0] += seconds
         answer[0] = answers

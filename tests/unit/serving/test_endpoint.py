@@ -7,60 +7,20 @@ import base64
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
-from prometheus_client.parser import text_string_to_metric_families
-from stand_in_service import MODEL, STATE, StandIn
+from stand_in_service import MODEL, StandIn
+from visits import asked, problem, visit, visited
 
-from pipelines.errors import UsageError
 from pipelines.serving.app import make_app
-from pipelines.serving.problems import IMAGE_CODES, KINDS
+from pipelines.serving.problems import IMAGE_CODES
 from pipelines.serving.settings import ServeSettings
 
 TOKEN = "a-token-of-enough-letters"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
-
-Visit = Callable[[httpx.AsyncClient], Coroutine[Any, Any, Any]]
-
-
-def visit(act: Visit, service: StandIn | None = None, base: str = "http://localhost:8460", **settings: Any) -> Any:
-    """Let a client visit an endpoint of its own."""
-    app = make_app(service or StandIn(), ServeSettings(**{"workers": 2, **settings}))
-    return visited(app, act, base)
-
-
-def visited(app: FastAPI, act: Visit, base: str = "http://localhost:8460") -> Any:
-    async def run() -> Any:
-        transport = httpx.ASGITransport(app, client=("192.0.2.7", 5))
-        async with httpx.AsyncClient(transport=transport, base_url=base) as client:
-            return await act(client)
-
-    return asyncio.run(run())
-
-
-def asked(method: str, path: str, service: StandIn | None = None, **options: Any) -> httpx.Response:
-    """One request to an endpoint of its own; options of `ServeSettings` are taken out of those of the request."""
-    settings = {name: options.pop(name) for name in list(options) if name in ServeSettings.__dataclass_fields__}
-    answer: httpx.Response = visit(lambda client: client.request(method, path, **options), service, **settings)
-    return answer
-
-
-def problem(answer: httpx.Response, code: str) -> dict[str, Any]:
-    """Check that an answer is a problem as RFC 9457 and the house want it."""
-    told: dict[str, Any] = answer.json()
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert list(told) == ["type", "title", "status", "detail", "error_code", "request_id"]
-    assert (told["error_code"], told["type"]) == (code, f"urn:nightread:error:{code}")
-    assert told["status"] == answer.status_code == KINDS[code].status
-    assert told["request_id"] == answer.headers["x-request-id"]
-    assert "secret" not in answer.text and "Traceback" not in answer.text
-    return told
 
 
 def test_an_image_is_answered_in_each_of_three_ways() -> None:
@@ -296,123 +256,6 @@ def test_the_documents_load_nothing_from_elsewhere() -> None:
             assert len((await client.get(f"/{path}")).content) > 100
 
     visit(act)
-
-
-def figures_of(text: str) -> dict[str, dict[tuple[str, ...], float]]:
-    """Samples by name and by the values of their labels, read by Prometheus' own parser."""
-    found: dict[str, dict[tuple[str, ...], float]] = {}
-    for family in text_string_to_metric_families(text):
-        assert family.documentation and family.type in ("counter", "gauge", "histogram")
-        for sample in family.samples:
-            found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
-    return found
-
-
-def test_prometheus_reads_the_figures() -> None:
-    async def act(client: httpx.AsyncClient) -> Any:
-        for body in (b"image", b"image", b"truncated", b"defect", b"queue_full"):
-            await client.post("/predict", content=body)
-        await client.post("/predict/batch", files=[("f", ("a", b"x")), ("f", ("b", b"timed_out"))])
-        await client.get("/secret-name.jpg")
-        return await client.get("/metrics")
-
-    service = StandIn(known=replace(STATE, promotion_failed="It failed its self-test."))
-    answer = visit(act, service)
-    figures = figures_of(answer.text)
-    assert "secret" not in answer.text
-    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    name = "nightread_serve_"
-    assert figures[f"{name}requests_total"] == {
-        ("/predict", "200"): 2,
-        ("/predict", "422"): 1,
-        ("/predict", "429"): 1,
-        ("/predict", "500"): 1,
-        ("/predict/batch", "200"): 1,
-        ("other", "404"): 1,
-    }
-    assert figures[f"{name}images_total"] == {
-        ("answered",): 3,
-        ("truncated",): 1,
-        ("internal",): 1,
-        ("queue_full",): 1,
-        ("timed_out",): 1,
-    }
-    assert figures[f"{name}decisions_total"] == {("negative",): 3}
-    assert figures[f"{name}request_seconds_count"][("/predict",)] == 5
-    counts = [value for (route, _), value in figures[f"{name}request_seconds_bucket"].items() if route == "/predict"]
-    assert counts == sorted(counts) and counts[-1] == 5 and len(counts) == 14
-    assert figures[f"{name}model_info"] == {
-        (MODEL.name, "v3", MODEL.model_id, MODEL.preprocessing_id, "float32"): 1,
-    }
-    for gauge, value in [("ready", 1), ("queued_images", 3), ("queue_limit", 64), ("workers", 2), ("workers_alive", 2)]:
-        assert figures[f"{name}{gauge}"][()] == value
-    assert figures[f"{name}worker_restarts_total"][()] == figures[f"{name}promotion_failed"][()] == 1
-    assert figures[f"{name}model_loaded_timestamp_seconds"][()] == 1772323200
-    assert figures[f"{name}memory_bytes"][("http",)] > 10_000_000
-
-
-def entries_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_every_image_that_was_looked_at_is_in_the_audit_log(tmp_path: Path) -> None:
-    async def act(client: httpx.AsyncClient) -> list[str]:
-        answers = [await client.post("/predict", content=b"image", headers=BEARER)]
-        answers.append(await client.post("/predict", content=b"truncated secret", headers=BEARER))
-        await client.post("/predict", content=b"queue_full", headers=BEARER)
-        await client.post("/predict", headers=BEARER)
-        await client.post("/predict", content=b"image")
-        files = [("f", ("secret.jpg", image)) for image in (b"one", b"", b"two")]
-        answers.append(await client.post("/predict/batch", files=files, headers=BEARER))
-        return [answer.headers["x-request-id"] for answer in answers]
-
-    path = tmp_path / "audit.jsonl"
-    single, failed, batch = visit(act, audit_log=path, token=TOKEN)
-    entries = entries_of(path)
-    assert [entry["request_id"] for entry in entries] == [single, failed, f"{batch}-0", f"{batch}-2"]
-    assert entries[0] | {"time": ""} == {
-        "time": "",
-        "request_id": single,
-        "caller": "192.0.2.7",
-        "token": hashlib.sha256(TOKEN.encode()).hexdigest()[:8],
-        "content_sha256": hashlib.sha256(b"image").hexdigest(),
-        "model_id": MODEL.model_id,
-        "decision": "negative",
-        "status": "answered",
-    }
-    assert entries[1]["status"] == "truncated" and entries[1]["decision"] is None
-    assert entries[1]["content_sha256"] == hashlib.sha256(b"truncated secret").hexdigest()
-    assert path.stat().st_mode & 0o777 == 0o640
-    assert "secret" not in path.read_text() and TOKEN not in path.read_text()
-
-
-def test_no_answer_leaves_unrecorded(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "audit.jsonl"
-    path.parent.mkdir()
-
-    async def act(client: httpx.AsyncClient) -> None:
-        assert (await client.post("/predict", content=b"one")).status_code == 200
-        path.rename(tmp_path / "rotated")
-        assert (await client.post("/predict", content=b"two")).status_code == 200
-        path.unlink()
-        path.mkdir()
-        for target in ("/predict", "/predict/batch"):
-            answer = await client.post(target, files={"f": ("a", b"three")})
-            problem(answer, "audit_failed")
-            assert answer.headers["retry-after"] == "60"
-        path.rmdir()
-        assert (await client.post("/predict", content=b"four")).status_code == 200
-
-    visit(act, audit_log=path)
-    assert [entry["content_sha256"] for entry in entries_of(tmp_path / "rotated")] == [
-        hashlib.sha256(b"one").hexdigest()
-    ]
-    assert [entry["content_sha256"] for entry in entries_of(path)] == [hashlib.sha256(b"four").hexdigest()]
-
-
-def test_an_audit_log_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be written: No such file or directory"):
-        make_app(StandIn(), ServeSettings(audit_log=tmp_path / "missing" / "audit.jsonl"))
 
 
 def test_a_listed_page_of_another_origin_can_ask_and_read_what_is_wrong() -> None:
