@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import ray
+from ray.util.placement_group import get_current_placement_group, remove_placement_group
 
 from pipelines.errors import NightreadError, TryLater
 from pipelines.models.backbones import import_keras
@@ -37,11 +38,13 @@ class Mailbox:
         self._rows: list[Row] = []
         self._workers: list[Any] = []
         self._addresses: dict[int, str] = {}
+        self._room: Any = None
 
-    def enter(self, worker: Any, rank: int, address: str) -> None:
-        """A worker says that it begins; it hands over its actor, and where the others reach its TensorFlow."""
+    def enter(self, worker: Any, rank: int, address: str, room: Any) -> None:
+        """A worker says that it begins: its actor, where the others reach its TensorFlow, and the cores of all."""
         self._workers.append(worker)
         self._addresses[rank] = address
+        self._room = room
 
     def workers(self) -> list[Any]:
         """All that began."""
@@ -50,6 +53,10 @@ class Mailbox:
     def addresses(self) -> list[str]:
         """Where those are that began, by rank."""
         return [self._addresses[rank] for rank in sorted(self._addresses)]
+
+    def room(self) -> Any:
+        """The placement group in which they are; None before the first began."""
+        return self._room
 
     def tell(self, row: Row) -> None:
         """Put a row of the history in."""
@@ -133,6 +140,10 @@ def _fit_once(
             thread.join(SECONDS_BETWEEN_LOOKS)
             hear()
         hear()
+        room = ray.get(mailbox.room.remote())
+        if failures and room is not None:
+            # What directs the workers may have died before it gave their cores back.
+            remove_placement_group(room)
     except BaseException:
         # Ctrl-C, or the display: Ray Train ends by itself once its workers are gone.
         with contextlib.suppress(ray.exceptions.RayError):
@@ -171,10 +182,15 @@ def _run_trainer(job: FitJob, resources: Resources, mailbox: Any) -> None:
         trainer.fit()
 
 
-def _trainer() -> Any:
-    """Ray Train's trainer without the actor that deals datasets of Ray Data out, of which a fit has none.
+_NOT_NEEDED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
-    It takes the cores two seconds to start; where a later Ray makes its callbacks elsewhere, it is started as before.
+
+def _trainer() -> Any:
+    """Ray Train's trainer without two actors that a fit does not need.
+
+    One deals datasets of Ray Data out; the other gives cores back when the first of Ray Train's own dies, and takes
+    twelve seconds to end where the cluster has no dashboard. Where a later Ray makes its callbacks elsewhere, both are
+    started as before.
     """
     from ray.train.tensorflow import TensorflowTrainer
 
@@ -183,7 +199,7 @@ def _trainer() -> Any:
     class Trainer(base):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
             made: list[Any] = super()._create_default_callbacks()
-            return [callback for callback in made if type(callback).__name__ != "DatasetsCallback"]
+            return [callback for callback in made if type(callback).__name__ not in _NOT_NEEDED]
 
     return Trainer
 
@@ -232,7 +248,8 @@ def _meet(mailbox: Any, workers: int, rank: int) -> list[str]:
         free.bind(("", 0))
         port = free.getsockname()[1]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    ray.get(mailbox.enter.remote(ray.get_runtime_context().current_actor, rank, address))
+    room = get_current_placement_group()
+    ray.get(mailbox.enter.remote(ray.get_runtime_context().current_actor, rank, address, room))
     while len(addresses) < workers:
         time.sleep(SECONDS_BETWEEN_LOOKS)
         addresses = ray.get(mailbox.addresses.remote())

@@ -27,7 +27,7 @@ from test_loop import features, fit, save_job
 
 pytestmark = pytest.mark.slow
 
-WORKER = "ray::RayTrainWorker"
+WORKER, DIRECTOR = "ray::RayTrainWorker", "ray::TrainController"
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def train(job: FitJob, workers: int = 1, tell: Any = lambda row: None) -> Any:
     return train_on_ray(job, Resources(workers), tell)
 
 
-def workers_of(driver: int) -> list[int]:
-    """Process ids of the training workers below a driver."""
+def workers_of(driver: int, title: str = WORKER) -> list[int]:
+    """Process ids of the training workers below a driver, or of what is called otherwise."""
     table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in table.splitlines()[1:]]
     below = {driver}
@@ -53,7 +53,7 @@ def workers_of(driver: int) -> list[int]:
         if not more:
             break
         below |= more
-    return [int(pid) for pid, _, args in rows if int(pid) in below and WORKER in args]
+    return [int(pid) for pid, _, args in rows if int(pid) in below and title in args]
 
 
 def test_two_workers_take_the_steps_of_one_and_a_killed_one_is_replaced(
@@ -81,6 +81,30 @@ def test_two_workers_take_the_steps_of_one_and_a_killed_one_is_replaced(
         assert one["val_loss"] == pytest.approx(two["val_loss"], rel=1e-3)
     for a, b in zip(alone.variables, together.variables, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_a_killed_director_of_the_workers_costs_no_epoch_and_no_core(
+    tmp_path: Path, ray_of_this_file: ClusterSize
+) -> None:
+    import ray
+
+    cluster: Any = ray
+    cores = cluster.available_resources()["CPU"]
+    rows: list[Any] = []
+
+    def kill_once(row: Any) -> None:
+        rows.append(row)
+        if row["epoch"] == 2:
+            (director,) = workers_of(os.getpid(), DIRECTOR)
+            os.kill(director, signal.SIGKILL)
+
+    train(save_job(tmp_path, features(), 3, epochs=5), tell=kill_once)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
+    for _ in range(100):
+        if cluster.available_resources().get("CPU") == cores:
+            break
+        time.sleep(0.1)
+    assert cluster.available_resources()["CPU"] == cores
 
 
 def test_workers_that_die_at_start_again_and_again_are_a_clear_end(
