@@ -85,11 +85,16 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the server has not closed it: it ends what has lain idle for long."""
+        return self._transport is not None and not self._transport.is_closing()
+
     def ask(self, request: bytes) -> asyncio.Future[tuple[int, bytes]]:
         """Send a request; the status and the body of its answer."""
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
-        if self._transport.is_closing():
+        if not self.is_open:
             self._answer.set_exception(ConnectionResetError())
         self._transport.write(request)
         return self._answer
@@ -160,6 +165,8 @@ async def _open(port: int, requests: Sequence[bytes], rate: float, seconds: floa
     source = random.Random(11)
 
     async def ask(number: int, due: float) -> None:
+        while free and not free[-1].is_open:
+            free.pop()
         connection = free.pop() if free else await _opened(port)
         if await _one(connection, requests, number, due, load, check):
             free.append(connection)
