@@ -21,6 +21,7 @@ from pipelines.scoring.worker_process import begin_worker
 from pipelines.training.history import Row
 from pipelines.training.job import FitJob
 from pipelines.training.loop import FitResult, finished_fit, fit_job
+from pipelines.training.mailbox import Mailbox
 from pipelines.training.resources import Resources
 from pipelines.training.steps import Place
 
@@ -29,43 +30,6 @@ MOST_DEATHS = 3
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_TO_END = 30.0
 """For Ray Train to notice that its workers are gone: a thread of it that lives on could hold up this process' end."""
-
-
-class Mailbox:
-    """What workers say to the driver; Ray runs it as an actor."""
-
-    def __init__(self) -> None:
-        self._rows: list[Row] = []
-        self._workers: list[Any] = []
-        self._addresses: dict[int, str] = {}
-        self._room: Any = None
-
-    def enter(self, worker: Any, rank: int, address: str, room: Any) -> None:
-        """A worker says that it begins: its actor, where the others reach its TensorFlow, and the cores of all."""
-        self._workers.append(worker)
-        self._addresses[rank] = address
-        self._room = room
-
-    def workers(self) -> list[Any]:
-        """All that began."""
-        return self._workers
-
-    def addresses(self) -> list[str]:
-        """Where those are that began, by rank."""
-        return [self._addresses[rank] for rank in sorted(self._addresses)]
-
-    def room(self) -> Any:
-        """The placement group in which they are; None before the first began."""
-        return self._room
-
-    def tell(self, row: Row) -> None:
-        """Put a row of the history in."""
-        self._rows.append(row)
-
-    def take(self) -> list[Row]:
-        """Take all out that is in."""
-        rows, self._rows = self._rows, []
-        return rows
 
 
 def train_on_ray(job: FitJob, resources: Resources, tell: Callable[[Row], None]) -> FitResult:
