@@ -37,12 +37,13 @@ BATCH_PATIENCE_SECONDS, BATCH_PAUSE_SECONDS = 120.0, 0.1
 Outcome = TypeVar("Outcome")
 
 
-def make_app(service: Service, settings: ServeSettings) -> FastAPI:
+def make_app(service: Service, settings: ServeSettings, replica: str | None = None) -> FastAPI:
     """Compose the endpoint.
 
     Args:
         service: What answers images.
         settings: Who may ask, and how much.
+        replica: On Ray, what names this one of several that answer at one address; Ray gives requests their ids.
 
     Returns:
         The ASGI application. `app.state.metrics` counts; `connections.GuardedProtocol` counts there too.
@@ -50,7 +51,7 @@ def make_app(service: Service, settings: ServeSettings) -> FastAPI:
     Raises:
         UsageError: If the audit log cannot be written.
     """
-    metrics = Metrics()
+    metrics = Metrics({} if replica is None else {"replica": replica})
     access = Access(settings)
     audit = None if settings.audit_log is None else AuditLog(settings.audit_log)
     endpoint = Endpoint(service, settings, metrics, access, audit)
@@ -73,7 +74,7 @@ def make_app(service: Service, settings: ServeSettings) -> FastAPI:
         exception_handlers={HTTPException: _not_served},
     )
     app.state.metrics = metrics
-    app.add_middleware(Door, access=access, metrics=metrics)
+    app.add_middleware(Door, access=access, metrics=metrics, ids_given=replica is not None)
     endpoint.add_routes(app)
     add_docs(app)
     openapi.complete(app)

@@ -31,7 +31,7 @@ from pipelines.models.golden import compare_golden
 from pipelines.models.runtime import Scorer
 from pipelines.serving.app import make_app
 from pipelines.serving.following import Following
-from pipelines.serving.listening import url_of
+from pipelines.serving.listening import check_certificate, url_of
 from pipelines.serving.pool import Pool
 from pipelines.serving.served_model import load_model
 from pipelines.serving.server import Ready
@@ -88,7 +88,7 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray's call: the application, made where it runs."""
-        return make_app(self._pool, self._settings)
+        return make_app(self._pool, self._settings, serve.get_replica_context().replica_tag)
 
     async def check_health(self) -> None:
         """Ray's call, again and again.
@@ -148,6 +148,7 @@ def serve_on_cluster(
     """
     if settings.port == 0:
         raise UsageError("Ray's proxies listen on a port that is named.", "Say one: --port 8460.")
+    check_certificate(settings)
     model = load_model(ref, precision)
     if model.golden is not None:
         # Here first: replicas would try again and again before they give up.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import time
 import traceback
@@ -29,6 +30,8 @@ ALWAYS: Headers = [
 ]
 POLICY = b"content-security-policy"
 REQUEST_ID = b"x-request-id"
+GIVEN_ID = re.compile(rb"[0-9A-Za-z._-]{1,64}")
+"""What a request's id may be that others have given: it stands in logs."""
 NO_CONTENT: Headers = [(POLICY, b"default-src 'none'; frame-ancestors 'none'")]
 CLIENT_LEFT = 499
 """What a request counts as whose client did not wait for the answer; nothing is sent."""
@@ -65,12 +68,15 @@ class Door:
         app: What lies behind it.
         access: Who may ask.
         metrics: Counts requests.
+        ids_given: Whether what stands before it gives each request its id and puts it onto the answer too, as Ray's
+            proxies do.
     """
 
-    def __init__(self, app: App, access: Access, metrics: Metrics) -> None:
+    def __init__(self, app: App, access: Access, metrics: Metrics, ids_given: bool = False) -> None:
         self._app = app
         self._access = access
         self._metrics = metrics
+        self._ids_given = ids_given
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request; what goes wrong in it never leaves this method."""
@@ -78,8 +84,10 @@ class Door:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = scope.setdefault("state", {})["request_id"] = secrets.token_hex(8)
-        answer = _Answer(send, request_id, self._access.cross_origin(scope))
+        given = _given_id(scope) if self._ids_given else None
+        request_id = scope.setdefault("state", {})["request_id"] = given or secrets.token_hex(8)
+        identity = [] if given else [(REQUEST_ID, request_id.encode())]
+        answer = _Answer(send, request_id, [*self._access.cross_origin(scope), *identity])
         try:
             await self._serve(scope, receive, answer)
         except ClientLeft:
@@ -108,13 +116,19 @@ class Door:
         await self._app(scope, receive, answer)
 
 
+def _given_id(scope: MutableMapping[str, Any]) -> str | None:
+    """The id that a request came with, where it may stand in a log."""
+    given: bytes = next((value for name, value in scope["headers"] if name == REQUEST_ID), b"")
+    return given.decode() if GIVEN_ID.fullmatch(given) else None
+
+
 class _Answer:
     """The way out: adds what every answer carries, and remembers its status."""
 
-    def __init__(self, send: Send, request_id: str, cross_origin: Headers) -> None:
+    def __init__(self, send: Send, request_id: str, own: Headers) -> None:
         self._send = send
         self._request_id = request_id
-        self._cross_origin = cross_origin
+        self._own = own
         self._started = False
         self.status = 500
 
@@ -124,8 +138,7 @@ class _Answer:
             self.status = message["status"]
             given: Headers = list(message.get("headers", ()))
             policy = [] if any(name == POLICY for name, _ in given) else NO_CONTENT
-            identity = (REQUEST_ID, self._request_id.encode())
-            message = {**message, "headers": [*given, *ALWAYS, *policy, *self._cross_origin, identity]}
+            message = {**message, "headers": [*given, *ALWAYS, *policy, *self._own]}
         await self._send(message)
 
     async def problem(self, problem: Problem) -> None:

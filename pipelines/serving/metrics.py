@@ -33,9 +33,14 @@ Sample = tuple[str, Mapping[str, str], float]
 
 
 class Metrics:
-    """Counters of one HTTP process; all of them only grow."""
+    """Counters of one HTTP process; all of them only grow.
 
-    def __init__(self) -> None:
+    Args:
+        labels: What every sample carries: where several processes answer at one address, which of them counted.
+    """
+
+    def __init__(self, labels: Mapping[str, str] | None = None) -> None:
+        self._labels = labels or {}
         self._requests: Counter[tuple[str, int]] = Counter()
         self._images: Counter[str] = Counter()
         self._decisions: Counter[str] = Counter()
@@ -72,7 +77,7 @@ class Metrics:
         lines: list[str] = []
         for name, kind, meaning, samples in self._families(model, state, held_bytes):
             lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
-            lines += [_line(name + suffix, labels, value) for suffix, labels, value in samples]
+            lines += [_line(name + suffix, {**self._labels, **labels}, value) for suffix, labels, value in samples]
         return "\n".join(lines) + "\n"
 
     def _families(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -80,13 +81,33 @@ def answering(joining: dict[str, str]) -> list[int]:
     return found
 
 
+OCTETS = {"Content-Type": "application/octet-stream"}
+
+
 def ask(url: str, body: bytes | None = None) -> tuple[int, Any]:
-    request = urllib.request.Request(url, body, {"Content-Type": "application/octet-stream"})
+    request = urllib.request.Request(url, body, OCTETS)
     try:
         with urllib.request.urlopen(request, timeout=60) as found:
             return found.status, json.load(found)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
+
+
+def each_replicas_requests(url: str) -> dict[str, float]:
+    """By replica how many images it was sent, as the endpoint tells in many visits: what is counted only grows."""
+    counted: dict[str, float] = {}
+    for _ in range(200):
+        with urllib.request.urlopen(url + "metrics", timeout=60) as told:
+            series = re.search(
+                r'_requests_total\{replica="(\w+)",route="/predict",status="200"\} (.+)', told.read().decode()
+            )
+        if series:
+            replica, value = series[1], float(series[2])
+            assert value >= counted.get(replica, 0)
+            counted[replica] = value
+        if len(counted) == 2:
+            break
+    return counted
 
 
 def test_two_replicas_answer_as_the_functions_do_and_outlive_a_decoder(
@@ -106,10 +127,14 @@ def test_two_replicas_answer_as_the_functions_do_and_outlive_a_decoder(
             assert status == 200 and {**told, "milliseconds": 0.0} == wanted.as_json(told["request_id"])
 
     all_right()
+    with urllib.request.urlopen(urllib.request.Request(url + "predict", files[0], OCTETS), timeout=60) as found:
+        # Ray's proxy gives the request its id; ours is the same, not a second one.
+        assert found.headers.get_all("x-request-id") == [json.load(found)["request_id"]]
     status, problem = ask(url + "predict", files[0][:200])
     assert (status, problem["error_code"]) == (422, "truncated")
     status, page = ask(url + "model")
     assert status == 200 and page["version"] == model.served.version
+    assert len(each_replicas_requests(url)) == 2
     before = answering(shared_ray())
     assert len(before) == 2
     for pid in before:

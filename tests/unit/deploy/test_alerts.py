@@ -19,6 +19,7 @@ DURATION = re.compile(r"(?:\d+(?:ms|[smhdwy]))+")
 # All of PromQL that the rules may use beside metrics, numbers and labels.
 WORDS = {"time", "absent", "unless", "on", "or", "and", "instance", "results"}
 WORDS |= {"increase", "rate", "histogram_quantile", "sum", "by", "le", "status", "route"}
+WORDS |= {"max", "max_over_time", "without", "replica"}
 ASIDE = re.compile(r'"[^"]*"|\[\d+[smhd]\]')
 
 

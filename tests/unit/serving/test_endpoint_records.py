@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from stand_in_service import MODEL, STATE, StandIn
-from visits import problem, visit
+from visits import problem, visit, visited
 
 from pipelines.errors import UsageError
 from pipelines.serving.app import make_app
@@ -73,6 +73,46 @@ def test_prometheus_reads_the_figures() -> None:
     assert figures[f"{name}worker_restarts_total"][()] == figures[f"{name}promotion_failed"][()] == 1
     assert figures[f"{name}model_loaded_timestamp_seconds"][()] == 1772323200
     assert figures[f"{name}memory_bytes"][("http",)] > 10_000_000
+
+
+def test_a_replicas_series_are_its_own() -> None:
+    """Who asks a cluster for figures meets another replica each time: each must count in series of its own."""
+
+    def told(replica: str) -> str:
+        app = make_app(StandIn(), ServeSettings(), replica=replica)
+
+        async def act(client: httpx.AsyncClient) -> str:
+            await client.post("/predict", content=b"image")
+            return (await client.get("/metrics")).text
+
+        return str(visited(app, act))
+
+    samples = [
+        {(sample.name, *sorted(sample.labels.items())) for family in families for sample in family.samples}
+        for families in map(text_string_to_metric_families, map(told, ("one", "two")))
+    ]
+    assert len(samples[0]) == len(samples[1]) > 30 and not samples[0] & samples[1]
+    assert all(("replica", "one") in sample for sample in samples[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("0b9c2b5e-6d3f-4a51-9b6e-0d3f4a519b6e", True), ("a b", False), ('"\\', False), ("x" * 65, False), (None, False)],
+)
+def test_an_id_that_rays_proxy_gave_is_the_only_one(given: str | None, kept: bool, tmp_path: Path) -> None:
+    """The proxy puts it onto the answer itself; one that has no place in a log is not taken."""
+    path, headers = tmp_path / "audit.jsonl", {} if given is None else {"x-request-id": given}
+
+    async def act(client: httpx.AsyncClient) -> list[httpx.Response]:
+        return [await client.post("/predict", content=body, headers=headers) for body in (b"image", b"truncated")]
+
+    answers = visited(make_app(StandIn(), ServeSettings(audit_log=path), replica="one"), act)
+    for answer, entry in zip(answers, entries_of(path), strict=True):
+        own = answer.headers.get("x-request-id")
+        assert entry["request_id"] == answer.json()["request_id"] == (given if kept else own)
+        assert (own is None) is kept and own != given
+    alone = visit(act, audit_log=path)
+    assert given not in [answer.headers["x-request-id"] for answer in alone]
 
 
 def entries_of(path: Path) -> list[dict[str, Any]]:
