@@ -142,7 +142,7 @@ class Comparison:
     """
 
     def __init__(self, night: Counted, units: Counted, values: Floats, ordered: bool) -> None:
-        self._night, self._units, self._values, self.ordered = night, units, values, ordered
+        self._night, self._units, self.values, self.ordered = night, units, values, ordered
         self.images = int(night.sum())
         sizes = units.sum(axis=1)
         self.usual = units.sum(axis=0) / sizes.sum()
@@ -189,7 +189,7 @@ class Comparison:
         seen = np.array([there.psi, there.ks]) if shape else np.array([abs(there.location)])
         if not self.ordered:
             seen = seen[:1]
-        drawn, values = np.empty((0, len(seen))), np.empty((0, self._values.shape[1]))
+        drawn, values = np.empty((0, len(seen))), np.empty((0, self.values.shape[1]))
         p = 1.0
         for draws, enough in STAGES:
             more, more_values = self._draw(spread, least, draws - len(drawn), generator, shape)
@@ -220,7 +220,7 @@ class Comparison:
         usual = _drawn(share, int(self._sizes.sum()), np.full(draws, of_usual), generator)
         location, psi, ks = self._measures(night, usual)
         found = np.stack([psi, ks] if shape else [np.abs(location)], axis=1)
-        return found[:, :1] if not self.ordered else found, night @ self._values
+        return found[:, :1] if not self.ordered else found, night @ self.values
 
     def _pooled(self, of_night: float, of_usual: float) -> Floats:
         """Shares of both together, each weighed by what it tells: without difference they are drawn from the same."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipelines.evaluation import drift_words
-from pipelines.evaluation.drift_chance import Comparison, Counted, Floats, Spread, learned_spread, merged
+from pipelines.evaluation.drift_chance import Chance, Comparison, Counted, Floats, Spread, learned_spread, merged
 from pipelines.evaluation.drift_profile import FIGURES, ORDERED, Profile, added, middles
 from pipelines.predictions.night_counts import IN_IMAGE, IN_STORAGE, SCORED
 
@@ -200,10 +201,22 @@ def _compared(look: _Look, night: Profile, reference: Reference, seed: int) -> F
             dict(zip(look.names, shares.tolist(), strict=True)), dict(zip(look.names, usual.tolist(), strict=True)),
         )  # fmt: skip
     expected = added(reference.units).means[look.figure]
+    low, high = _in_exact_units(look, chance, expected)
     return FigureDrift(
-        look.figure, NONE, night.means[look.figure], expected, float(chance.low[0]), float(chance.high[0]), None,
-        chance.p, seen.location, seen.psi, seen.ks,
+        look.figure, NONE, night.means[look.figure], expected, low, high, None, chance.p, seen.location, seen.psi,
+        seen.ks,
     )  # fmt: skip
+
+
+def _in_exact_units(look: _Look, chance: Chance, expected: float) -> tuple[float, float]:
+    """Where stable nights lie, moved from the middles of the steps, which they are drawn from, to exact means.
+
+    The verdict compares night and reference in steps both; only what a person reads stands beside exact means.
+    """
+    moved = expected - float(look.comparison.usual @ look.comparison.values[:, 0])
+    highest = math.inf if look.figure == "size" else 1.0
+    low, high = (min(max(float(end[0]) + moved, 0.0), highest) for end in (chance.low, chance.high))
+    return low, high
 
 
 def _spreads(comparison: Comparison, units: Counted, clustering: float) -> tuple[Spread, Spread]:

@@ -265,6 +265,32 @@ def test_steps_keep_the_order_and_hold_their_values(figure: str, shares: list[fl
     assert near.all()
 
 
+def of_one_figure(figure: str, values: np.ndarray[Any, Any]) -> Profile:
+    """A night of which only one figure is known."""
+    return profile_of({figure: values}, {"failures": ["scored"] * len(values)}, list(range(len(values))))
+
+
+def test_images_of_one_size_are_usual_at_exactly_that_size() -> None:
+    nights = [of_one_figure("size", np.full(300, 300.0)) for _ in range(8)]
+    size = of(compare(nights[0], nights[1:], None))["size"]
+    assert (size.verdict, size.value, size.expected) == ("none", 300.0, 300.0)
+    assert (size.low, size.high) == (pytest.approx(300.0), pytest.approx(300.0))
+
+
+@pytest.mark.parametrize(("figure", "values"), [("size", (300.0, 600.0)), ("score", (0.11, 0.13))])
+def test_what_is_usual_lies_around_the_mean_of_the_images_themselves(figure: str, values: tuple[float, float]) -> None:
+    generator = np.random.default_rng(7)
+    every = [generator.choice(values, 400, p=(0.9, 0.1)) for _ in range(12)]
+    nights = [of_one_figure(figure, own) for own in every]
+    found = of(compare(nights[0], nights[1:], None))[figure]
+    # No steps, no merging: images drawn anew from those of the trailing nights.
+    resampled = generator.choice(np.concatenate(every[1:]), (4000, 400)).mean(axis=1)
+    narrow = np.quantile(resampled, [0.005, 0.995])
+    assert found.low <= narrow[0] + 0.2 * np.ptp(narrow) and narrow[1] - 0.2 * np.ptp(narrow) <= found.high
+    # What is granted beyond chance widens the range on both sides alike.
+    assert (found.low + found.high) / 2 == pytest.approx(resampled.mean(), abs=0.2 * np.ptp(narrow))
+
+
 def test_days_of_trailing_nights_are_told() -> None:
     days = [datetime.date(2026, 11, day) for day in range(1, 9)]
     before = [Profile(**{**vars(night(day.day, 100)), "day": day}) for day in days]
