@@ -82,7 +82,7 @@ def _night(config: ScoreConfig, started: datetime.datetime, ending: Ending, erro
         ended_at=datetime.datetime.now(datetime.UTC),
         exit_code=code if error is not None else int(answer["exit_code"]),
         archive=paths.escape_name(paths.canonical(config.archive)),
-        model=paths.escape_name(config.model),
+        model=paths.escape_name(paths.canonical(config.model)),
         error=told,
         runs=tuple(answer.get("runs", ())),
         counts={name: answer[name] for name in COUNTS if name in answer},

@@ -273,7 +273,7 @@ class ScoreConfig:
             "columns": dict(self.columns),
             "include": list(self.include),
             "exclude": list(self.exclude),
-            "model": paths.escape_name(self.model),
+            "model": paths.escape_name(paths.canonical(self.model)),
             "precision": self.precision,
             "engine": self.engine,
             "shard_size": self.images_a_shard,

@@ -33,6 +33,15 @@ def test_an_answer_is_kept(config: ScoreConfig, code: int) -> None:
     assert [figure["psi"] for figure in night.drift["figures"]] == [0.3] and "shares" not in night.drift["figures"][0]
 
 
+def test_a_night_names_the_model_so_that_it_is_found_from_everywhere(
+    config: ScoreConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with night_recorded(replace(config, model="models/chest@v1"), Console()) as ending:
+        ending.answer = {"exit_code": 0}
+    assert newest_nights(config.results, 1)[0].model == f"{tmp_path}/models/chest@v1"
+
+
 def _stopped_by(number: int) -> Stopped:
     stopped = Stopped("Stopped with 3 of 9 images scored and kept.")
     stopped.__cause__ = KeyboardInterrupt(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +113,27 @@ def test_fingerprint_is_of_what_decides_rows() -> None:
     different = [dataclasses.replace(CONFIG, **change).fingerprint("model", "preprocessing") for change in other]
     different += [CONFIG.fingerprint("model2", "preprocessing"), CONFIG.fingerprint("model", "preprocessing2")]
     assert len({print_of, *different}) == len(different) + 1
+
+
+@pytest.mark.parametrize(
+    ("named", "kept"),
+    [
+        ("models/chest", "/models/chest"),
+        ("./models/../models/chest@v2", "/models/chest@v2"),
+        ("s3://data/models/chest@v2", "s3://data/models/chest@v2"),
+    ],
+)
+def test_a_record_names_the_model_so_that_it_is_found_from_everywhere(
+    named: str, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = kept if kept.startswith("s3:") else f"{tmp_path}{kept}"
+    assert dataclasses.replace(CONFIG, model=named).as_record()["model"] == kept
+
+
+def test_the_runs_of_an_earlier_release_are_still_continued() -> None:
+    # As a release that kept the model as it was typed has it for these options.
+    assert dataclasses.replace(CONFIG, model="models/cells").fingerprint("m", "p") == "1e1cbb2a809add26"
 
 
 def test_only_a_plain_command_goes_on_planning() -> None:
