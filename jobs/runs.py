@@ -16,6 +16,7 @@ from pipelines.errors import UsageError
 if TYPE_CHECKING:
     from pipelines.predictions.rebase import Rebased
     from pipelines.predictions.runs import RunRecord
+    from pipelines.predictions.standing import Standing
 
 ResultsArgument = Annotated[str, typer.Argument(help="The results folder or URI.")]
 
@@ -33,18 +34,22 @@ def register(app: typer.Typer) -> None:
 
 def list_(results: ResultsArgument, json: JsonOption = False) -> None:
     """List the runs, oldest first, below a line that has a sign for each night."""
+    from pipelines.predictions.standing import standings
+    from pipelines.storage import paths
+
     console = Console(json)
-    records = _records(results)
+    stands = standings(paths.canonical(results), _records(results))
     if json:
-        console.result([record.as_json() for record in records])
+        console.result([{**stand.record.as_json(), "state": stand.state} for stand in stands])
         return
-    if not records:
+    if not stands:
         console.say("No run yet.")
         return
+    records = [stand.record for stand in stands]
     if nights := runs_nights.night_lines(records, console.blocks):
         console.page(nights)
     columns = ("run", "started (UTC)", "status", "found", "scored", "failed", "images/s", "seconds", "version", "model")
-    console.table(columns, [_line(record) for record in records])
+    console.table(columns, [_line(stand) for stand in stands])
 
 
 def rebase(
@@ -101,12 +106,13 @@ def _records(results: str) -> list[RunRecord]:
     return records
 
 
-def _line(record: RunRecord) -> tuple[Any, ...]:
+def _line(stand: Standing) -> tuple[Any, ...]:
+    record = stand.record
     counts, timings = record.counts, record.timings
     return (
         record.run_id,
         f"{record.started_at:%Y-%m-%d %H:%M:%S}",
-        record.status,
+        "running" if stand.state == "scoring" else stand.state,
         counts.get("found"),
         counts.get("scored"),
         counts.get("failed"),

@@ -32,6 +32,8 @@ def page_lines(view: NightView, blocks: bool) -> list[Line]:
 
     lines: list[Line] = list(_head(view))
     for concern in concerns(view):
+        if concern == view.sentence:  # the line above says it
+            continue
         lines.append([("look here".ljust(NAME_WIDTH), _WARN), (concern, "")])
     lines += _progress(view, blocks)
     lines += _counts(view)

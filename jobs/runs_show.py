@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import json as json_module
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,13 +17,12 @@ if TYPE_CHECKING:
     from pipelines.evaluation.night_facts import NightView
     from pipelines.predictions.examples import Example
     from pipelines.predictions.runs import RunRecord
+    from pipelines.predictions.standing import Standing
     from pipelines.storage.leases import Owner
 
 # The owner of another machine is watched a little longer than it takes to show that it lives.
 WATCH_SECONDS = 12.0
 POLL_SECONDS = 1.0
-# A word of progress that is not older needs no watching. Clocks of two machines may differ.
-FRESH_SECONDS = 60.0
 
 
 def show(
@@ -71,30 +68,27 @@ def look(
     """
     from pipelines.evaluation.night_facts import NightView
     from pipelines.predictions.runs import RunFolder
+    from pipelines.predictions.standing import standings
     from pipelines.scoring.slowest import slowest_images
     from pipelines.storage import paths
 
     place = paths.canonical(results)
     record = _record(results, place, run)
-    folder = RunFolder(place, record.run_id)
-    progress = _document(folder.progress) if record.status == "running" else None
-    state, sentence = _state(place, record, progress, clock, sleep)
-    if state == "interrupted" and (latest := folder.read_record()).status != record.status:
-        record, progress = latest, None  # it came to its end between two looks
-        state, sentence = _state(place, record, progress, clock, sleep)
+    (standing,) = standings(place, [record], lambda owner: _stirs(place, owner, clock, sleep))
+    record = standing.record
     examples, notes = _examples(place, record)
     return NightView(
         record,
-        state,
-        sentence,
+        standing.state,
+        _sentence(standing),
         too_many_failed(
             int(record.counts.get("failed") or 0),
             int(record.counts.get("scored") or 0),
             str(record.configuration.get("fail_threshold") or ""),
         ),
-        progress,
+        standing.progress,
         examples,
-        [(slow.seconds, slow.image_uri) for slow in slowest_images(folder, record)],
+        [(slow.seconds, slow.image_uri) for slow in slowest_images(RunFolder(place, record.run_id), record)],
         _drift(place, record),
         [*notes, *_since(place, record, run)],
     )
@@ -149,42 +143,25 @@ def _at_work(place: str, newest: RunRecord) -> RunRecord:
     return newest
 
 
-def _state(
-    place: str,
-    record: RunRecord,
-    progress: Mapping[str, Any] | None,
-    clock: Callable[[], float],
-    sleep: Callable[[float], None],
-) -> tuple[str, str]:
-    """Where the run stands, as a word and as a sentence."""
-    from pipelines.storage.leases import owner_of
-
-    if record.status != "running":
+def _sentence(standing: Standing) -> str:
+    """Where the run stands, as a sentence."""
+    record, owner = standing.record, standing.owner
+    if standing.state == "interrupted":
+        return "Interrupted: nobody is working on it. The same `score` command goes on with it."
+    if owner is None:
         said = {
             "committed": f"Committed: its rows are in version {record.table_version} of the table.",
             "abandoned": "Abandoned: it has no rows, and its images are new again.",
             "rolled_back": "Rolled back: its rows were taken out of the table again, and its images are new.",
         }
-        return record.status, said.get(record.status, f"Its status is {record.status}.")
-    owner = owner_of(place)
-    if owner is None or owner.alive is False:
-        return "interrupted", "Interrupted: nobody is working on it. The same `score` command goes on with it."
+        return said.get(record.status, f"Its status is {record.status}.")
     who = f"process {owner.pid} on {owner.host}" if owner.pid is not None else "a process whose lease cannot be read"
-    if owner.alive or _is_fresh(progress) or _stirs(place, owner, clock, sleep):
-        return "scoring", f"Being worked on by {who}."
+    if standing.state == "scoring":
+        return f"Being worked on by {who}."
     return (
-        "unsure",
         f"Held by {who}, which has shown no sign of life for {WATCH_SECONDS:.0f} seconds: it may be dead. If it is, "
-        "the same `score` command takes over after two minutes.",
+        "the same `score` command takes over after two minutes."
     )
-
-
-def _is_fresh(progress: Mapping[str, Any] | None) -> bool:
-    try:
-        at = datetime.datetime.fromisoformat(str((progress or {})["at"]))
-        return abs((datetime.datetime.now(datetime.UTC) - at).total_seconds()) < FRESH_SECONDS
-    except (KeyError, ValueError, TypeError):
-        return False
 
 
 def _stirs(place: str, owner: Owner, clock: Callable[[], float], sleep: Callable[[float], None]) -> bool:
@@ -213,10 +190,11 @@ def _examples(place: str, record: RunRecord) -> tuple[dict[str, list[Example]], 
 def _drift(place: str, record: RunRecord) -> Mapping[str, Any] | None:
     """What was compared after the command of this run: it is kept with the last of its runs."""
     from pipelines.predictions.runs import RunFolder
+    from pipelines.predictions.standing import small_document
 
     of_command = [str(name) for name in record.configuration.get("runs") or [record.run_id]]
     for name in (record.run_id, of_command[-1]):
-        if (found := _document(RunFolder(place, name).drift)) is not None:
+        if (found := small_document(RunFolder(place, name).drift)) is not None:
             return found
     return None
 
@@ -230,17 +208,6 @@ def _since(place: str, record: RunRecord, run: str | None) -> list[str]:
         return []
     said = f": {night.error['message']}" if night.error else "."
     return [f"The newest command ended {night.ended_at:%Y-%m-%d %H:%M} UTC with exit code {night.exit_code}{said}"]
-
-
-def _document(uri: str) -> dict[str, Any] | None:
-    """A small JSON file; None where it is missing or half written."""
-    from pipelines.storage import files
-
-    try:
-        value = json_module.loads(files.read_bytes(uri))
-    except (FileNotFoundError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _write_page(view: NightView, results: str, html: str) -> str:

@@ -50,12 +50,12 @@ def render_night(view: NightView, results: str) -> bytes:
     Returns:
         HTML in UTF-8. All text that comes from data is escaped.
     """
-    record = view.record
+    record, said = view.record, tuple(concerns(view))
     evaluated = Evaluated(
         title=f"Night of {record.started_at:%Y-%m-%d}",
         model=str(record.configuration.get("model_name") or record.configuration.get("model") or "unknown model"),
-        paragraph=_paragraph(view, results),
-        concerns=tuple(concerns(view)),
+        paragraph=_paragraph(view, results, said),
+        concerns=said,
         provenance=(),
     )
     sections = [_images(view), *_rate(view), *_time(view), *_slowest(view), *_drift(view), _made_by(view)]
@@ -70,12 +70,12 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def _paragraph(view: NightView, results: str) -> str:
+def _paragraph(view: NightView, results: str, below: Sequence[str]) -> str:
     record = view.record
     archive = record.configuration.get("archive", "an archive")
     began = f"Run {record.run_id} of {archive} into {results}, started {record.started_at:%Y-%m-%d %H:%M:%S} UTC"
     who = f"by {record.who.get('user', 'somebody')} on {record.who.get('host', 'an unknown machine')}"
-    return f"{began} {who}. {view.sentence}"
+    return f"{began} {who}." + ("" if view.sentence in below else f" {view.sentence}")
 
 
 def _key_figures(view: NightView) -> tuple[KeyFigure, ...]:

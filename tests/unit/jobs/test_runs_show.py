@@ -194,6 +194,34 @@ def test_a_run_that_nobody_works_on_is_interrupted(tmp_path: Path) -> None:
     assert view.state == "interrupted" and "same `score` command goes on" in view.sentence
     page = text_of(view)
     assert "40 of 100 images (40.0%)" in page and "told 8:20 ago" in page and "time left" not in page
+    assert page.count("nobody is working on it") == 1
+
+
+def test_the_list_knows_as_well_as_the_page_whether_anybody_works_on_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = running(tmp_path, "r")
+    RunFolder(place, "r0").write_record(record_of("r0"))
+
+    def listed() -> list[tuple[str, str]]:
+        assert main(["runs", "list", place, "--json"]) == 0
+        return [(run["status"], run["state"]) for run in json.loads(capsys.readouterr().out)]
+
+    def in_the_table(word: str) -> bool:
+        assert main(["runs", "list", place]) == 0
+        return f" {word} " in capsys.readouterr().out.replace("│", " ")
+
+    assert listed() == [("running", "interrupted"), ("committed", "committed")] and in_the_table("interrupted")
+    with Lease.acquire(place):
+        assert listed()[0] == ("running", "scoring") and in_the_table("running")
+    dead = replace(Identity.of_this_process(), pid=2**22 + 1)
+    lease = Lease.acquire(place, identity=dead)
+    assert listed()[0] == ("running", "interrupted")
+    lease.release()
+    with Lease.acquire(place, identity=ELSEWHERE):
+        assert listed()[0] == ("running", "unsure") and in_the_table("unsure")
+        tell_progress(place)
+        assert listed()[0] == ("running", "scoring")
 
 
 def test_a_running_night_says_who_works_on_it_and_how_long_it_takes(tmp_path: Path) -> None:
