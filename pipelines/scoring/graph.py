@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
-from ray._private import worker
+from ray._private import state, worker
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipelines.errors import NightreadError, TryLater, last_line
@@ -111,7 +111,9 @@ def _minded() -> AbstractContextManager[head.Head]:
     """Look after the head of this process's Ray, and its daemon on this machine."""
     connected: Any = worker
     node = connected.global_worker.node
-    return head.minded(ray.get_runtime_context().gcs_address, node.raylet_socket_name, own=node.is_head())
+    here, own = this_node(), bool(node.is_head())
+    draining = None if own else lambda: here in state.state.get_draining_nodes()
+    return head.minded(ray.get_runtime_context().gcs_address, node.raylet_socket_name, own, draining)
 
 
 def of_cluster() -> str:

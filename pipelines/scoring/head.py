@@ -1,8 +1,8 @@
 """The head of a Ray cluster, and Ray's daemon on this machine: without them no night goes on, so their loss is noticed.
 
-Ray ends a driver whose head does not come back at once, or whose daemon has died: without a word, and with an exit code
-that means a defect. So Ray is told to be patient (`cluster.session`), both are asked from here, and the night ends by
-itself.
+Ray ends a driver whose head does not come back at once, or whose daemon has died or is stopped: without a word, and
+with an exit code that means a defect. So Ray is told to be patient (`cluster.session`), both are asked from here, and
+the night ends by itself.
 """
 
 from __future__ import annotations
@@ -26,10 +26,17 @@ ASK_SECONDS: Final = 5.0
 _OWN_CURE = (
     "See why, in the kernel's log first: often memory was short. The same command goes on from the finished shards."
 )
+_ELSEWHERE = (
+    "Start the cluster again, or see why it does not answer. The same command goes on from the finished shards, on "
+    "another cluster too."
+)
 
 
 class Head:
     """Asks whether the head still answers; `minded` makes it.
+
+    Attributes:
+        drains: Set where Ray is being stopped on this machine: half a minute later it ends this process too.
 
     Args:
         address: `HOST:PORT` of the cluster's head.
@@ -55,6 +62,7 @@ class Head:
         self._clock = clock
         self._answers = answering or answers
         self._answered_at = clock()
+        self.drains = False
 
     @property
     def silent_seconds(self) -> float:
@@ -62,29 +70,34 @@ class Head:
         return self._clock() - self._answered_at
 
     def ask(self) -> bool:
-        """Ask once; False if the head has been silent for too long, or the daemon is dead."""
+        """Ask once; False if the head has been silent for too long, or the daemon is dead or being stopped."""
         answered = self._answers(self.address)
         if answered:
             self._answered_at = self._clock()
         self._daemon_lives = self._answers(self._daemon)
-        return self._daemon_lives and (answered or self.silent_seconds < self._patience)
+        return self._daemon_lives and not self.drains and (answered or self.silent_seconds < self._patience)
 
     def lost(self) -> TryLater:
         """What the loss is told as."""
         if not self._daemon_lives:
             return TryLater("Ray's daemon on this machine has died.", _OWN_CURE)
+        if self.drains:
+            return TryLater("Ray is being stopped on this machine.", _ELSEWHERE)
         if self._own:
             return TryLater(f"Ray's head on this machine has not answered for {self._patience:g} seconds.", _OWN_CURE)
         return TryLater(
             f"The head of the Ray cluster at {self.address} has not answered for {self._patience:g} seconds.",
-            "Start the cluster again, or see why it does not answer. The same command goes on from the finished "
-            "shards, on another cluster too.",
+            _ELSEWHERE,
         )
 
 
 @contextlib.contextmanager
 def minded(
-    address: str, daemon: str, own: bool = False, answering: Callable[[str], bool] | None = None
+    address: str,
+    daemon: str,
+    own: bool = False,
+    draining: Callable[[], bool] | None = None,
+    answering: Callable[[str], bool] | None = None,
 ) -> Iterator[Head]:
     """Ask head and daemon every few seconds while the block runs, and end the block if one is lost.
 
@@ -95,10 +108,12 @@ def minded(
         address: `HOST:PORT` of the cluster's head.
         daemon: The Unix socket of Ray's daemon on this machine.
         own: Whether this command started the head.
+        draining: Asks the head whether it takes this machine's node out; it may take for ever to answer.
         answering: Instead of `answers`.
 
     Raises:
-        TryLater: The head has not answered for `PATIENCE_SECONDS` (`OWN_PATIENCE_SECONDS`), or the daemon is dead.
+        TryLater: The head has not answered for `PATIENCE_SECONDS` (`OWN_PATIENCE_SECONDS`), or the daemon is dead or
+            being stopped.
     """
     head = Head(address, daemon, own, answering=answering)
     main = threading.main_thread()
@@ -116,7 +131,13 @@ def minded(
                         signal.pthread_kill(main.ident or 0, signal.SIGINT)
                 return
 
-    threading.Thread(target=mind, name="head", daemon=True).start()
+    def look() -> None:
+        while draining is not None and not head.drains and not left.wait(ASK_SECONDS):
+            with contextlib.suppress(Exception):  # whatever Ray raises where its head is gone, which `mind` notices
+                head.drains = draining()
+
+    for work in (mind, look):
+        threading.Thread(target=work, name=f"head-{work.__name__}", daemon=True).start()
     try:
         try:
             yield head

@@ -90,3 +90,21 @@ def test_machines_that_die_and_join_and_a_lost_head_lose_and_double_nothing(
     }
     ahead = {round((row["scored_at"].timestamp() - time.time()) / 3600) for row in rows}
     assert ahead == ({0, 1} if skew else {0})
+
+
+@pytest.mark.slow
+def test_a_ray_that_is_stopped_cleanly_ends_its_night_with_a_word(
+    tmp_path: Path, tiny_models: Path, slowed: dict[str, str], draw: Callable
+) -> None:
+    """Ray gives a node half a minute, and then ends the drivers on it with a code that means a defect."""
+    archive, results = tmp_path / "archive", tmp_path / "results"
+    draw(archive, 400)
+    with ray_nodes(slowed) as nodes:
+        head = nodes.head(cpus=1)
+        night = begin(nodes, archive, tiny_models, results)
+        night.await_parts(2)
+        assert head.send(signal.SIGTERM, "ray.scripts.scripts")
+        code, answer, errors = night.end()
+    assert code == answer["exit_code"] == 75, errors
+    assert answer["error"]["message"] == "Ray is being stopped on this machine."
+    assert len(list(results.glob("nights/*.json"))) == 1

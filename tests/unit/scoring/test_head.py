@@ -57,6 +57,34 @@ def test_a_head_of_our_own_is_restarted_by_nobody_and_waited_for_less(monkeypatc
 
 
 @pytest.mark.usefixtures("hasty")
+def test_a_node_that_is_taken_out_ends_the_night_before_it_goes() -> None:
+    asked = iter([False, RuntimeError("no head"), True])
+
+    def draining() -> bool:
+        answer = next(asked)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with (
+        pytest.raises(TryLater, match="Ray is being stopped on this machine"),
+        minded("h:1", "/daemon", draining=draining, answering=lambda _place: True),
+    ):
+        threading.Event().wait(20)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_head_that_never_answers_whether_it_takes_a_node_out_is_lost_all_the_same() -> None:
+    over = threading.Event()
+    with (
+        pytest.raises(TryLater, match="has not answered"),
+        minded("h:1", "/daemon", draining=lambda: over.wait(20), answering=lambda place: place == "/daemon"),
+    ):
+        threading.Event().wait(20)
+    over.set()
+
+
+@pytest.mark.usefixtures("hasty")
 def test_one_that_answers_ends_nothing_and_ctrl_c_stays_what_it_is() -> None:
     asked = threading.Event()
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background ignores it
