@@ -16,30 +16,37 @@ import re
 import resource
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import context
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from pipelines.errors import ModelRefused, NightreadError, TryLater, UsageError
 from pipelines.models.golden import compare_golden
 from pipelines.models.runtime import Scorer
+from pipelines.serving.answering import ServiceState
 from pipelines.serving.app import make_app
+from pipelines.serving.door import App, Message, Send
 from pipelines.serving.following import Following
 from pipelines.serving.listening import check_certificate, url_of
 from pipelines.serving.pool import Pool
+from pipelines.serving.reading import Receive
 from pipelines.serving.served_model import load_model
-from pipelines.serving.server import Ready
+from pipelines.serving.server import DRAIN_SECONDS, Ready
 from pipelines.serving.settings import TOKEN, ServeSettings
 
-APPLICATION = "nightread"
+APPLICATION, DEPLOYMENT = "nightread", "endpoint"
 # Two, so that the loss of a node costs no answer.
 LEAST_REPLICAS = 2
+LEAVE_SECONDS, CALLS_EACH = 0.05, 4
+"""How long a replica is called to tell that it shall leave, and how many such calls there are for each at once."""
 
 _LOG = logging.getLogger("nightread.serve")
 
@@ -67,6 +74,40 @@ class Replicas:
     settings: Mapping[str, Any]
 
 
+class _LeavingPool(Pool):
+    """A pool that can refuse further images while it answers those that it has."""
+
+    leaving = False
+
+    def state(self) -> ServiceState:
+        """As `Service.state`."""
+        state = super().state()
+        return replace(state, ready=False, why_not="The endpoint is being ended.") if self.leaving else state
+
+
+class _Counted:
+    """An application, and how many requests are in it, but for those that came when its pool was leaving already.
+
+    Args:
+        app: The application.
+        pool: Its pool.
+    """
+
+    def __init__(self, app: App, pool: _LeavingPool) -> None:
+        self._app = app
+        self._pool = pool
+        self.open = 0
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one request, or the one lifespan of the application."""
+        counts = scope["type"] == "http" and not self._pool.leaving
+        self.open += counts
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self.open -= counts
+
+
 class Replica:
     """One replica: an app and its answering process.
 
@@ -77,7 +118,7 @@ class Replica:
     async def __init__(self, made_of: Replicas) -> None:  # type: ignore[misc]  # Ray awaits it
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold patients' pictures
         self._settings = ServeSettings(**{**made_of.settings, "token": os.environ.get(TOKEN) or None})
-        self._pool = Pool(1, self._settings.queue_per_worker, _LOG.warning)
+        self._pool = _LeavingPool(1, self._settings.queue_per_worker, _LOG.warning)
         self._following = Following(made_of.ref, made_of.precision, self._pool, _LOG.warning)
         try:
             await self._following.load_first()
@@ -86,9 +127,21 @@ class Replica:
             raise
         self._follow = asyncio.get_running_loop().create_task(self._following.follow())
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def __serve_build_asgi_app__(self) -> App:
         """Ray's call: the application, made where it runs."""
-        return make_app(self._pool, self._settings, serve.get_replica_context().replica_tag)
+        self._name = serve.get_replica_context().replica_tag
+        self._counted = _Counted(make_app(self._pool, self._settings, self._name), self._pool)
+        return self._counted
+
+    async def leave(self) -> tuple[str, int]:
+        """Refuse further images.
+
+        Returns:
+            This replica's name, and how many requests it still has of those that came before.
+        """
+        self._pool.leaving = True
+        await asyncio.sleep(LEAVE_SECONDS)
+        return self._name, self._counted.open
 
     async def check_health(self) -> None:
         """Ray's call, again and again.
@@ -96,7 +149,8 @@ class Replica:
         Raises:
             TryLater: If this replica answers no images; Ray then starts another in its place.
         """
-        if (reason := self._pool.state().why_not) is not None:
+        reason = self._pool.state().why_not
+        if reason is not None and not self._pool.leaving:
             raise TryLater(reason)
 
     async def __del__(self) -> None:
@@ -163,10 +217,40 @@ def serve_on_cluster(
             with _until_stopped() as stopped:
                 on_ready(Ready(url_of(settings.port, settings), model.served, most))
                 stopped.wait()
+                stopped.clear()
+                _drain(stopped)
         finally:
-            serve.delete(APPLICATION)
-            if not set(serve.status().applications) - {APPLICATION}:
+            if set(serve.status().applications) - {APPLICATION}:
+                serve.delete(APPLICATION)
+            else:
+                # Deleted first, it would leave proxies that go on listening and answer 404 for want of a route.
                 serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _drain(stopped: threading.Event) -> None:
+    """Let every replica refuse further images, and wait until those that they have are answered.
+
+    Args:
+        stopped: Set by who does not want to wait.
+    """
+    requests: dict[str, int] = {}
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while (running := _running()) and time.monotonic() < deadline and not stopped.is_set():
+        handle = serve.get_app_handle(APPLICATION)
+        # Ray calls the replica that has least to do: of several calls at once each gets some.
+        for call in [handle.leave.remote() for _ in range(CALLS_EACH * running)]:
+            with contextlib.suppress(RayError, RayServeException, TimeoutError):
+                name, still = call.result(timeout_s=1)
+                requests[name] = still
+        if len(requests) >= running and not any(requests.values()):
+            return
+
+
+def _running() -> int:
+    """How many replicas there are now."""
+    told = serve.status().applications.get(APPLICATION)
+    states = {} if told is None or DEPLOYMENT not in told.deployments else told.deployments[DEPLOYMENT].replica_states
+    return sum(count for state, count in states.items() if state == "RUNNING")
 
 
 def _listen(settings: ServeSettings) -> None:
@@ -218,7 +302,7 @@ def _application(made_of: Replicas, most: int) -> serve.Application:
     queue = ServeSettings().queue_per_worker
     deployment: Any = serve.deployment(
         serve.ingress()(Replica),
-        name="endpoint",
+        name=DEPLOYMENT,
         ray_actor_options={"num_cpus": 1},
         # What is beyond a replica's own queue is answered there, with 429 and when to come again.
         max_ongoing_requests=2 * queue,

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -40,7 +41,11 @@ def model(tiny_models: Path) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def url(
-    model: LoadedModel, environment: dict[str, str], shared_ray: Callable[[], dict[str, str]], tmp_path_factory: Any
+    model: LoadedModel,
+    environment: dict[str, str],
+    shared_ray: Callable[[], dict[str, str]],
+    tmp_path_factory: Any,
+    draw: Callable[..., list[Path]],
 ) -> Iterator[str]:
     """Where two replicas answer."""
     joining = shared_ray()
@@ -60,13 +65,46 @@ def url(
         assert told.get("workers") == 2, log.read_text()
         assert told["model"]["model_id"] == model.served.model_id
         yield told["url"]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, log.read_text()
+        with asking(told["url"], draw(log.parent, 1)[0].read_bytes()) as outcomes:
+            process.send_signal(signal.SIGTERM)
+            asked_before = len(outcomes)
+            assert process.wait(60) == 0, log.read_text()
+        # What was accepted is answered; who comes later is told to come again, and in the end nobody listens any more.
+        assert set(outcomes[:asked_before]) == {200} and set(outcomes[asked_before:]) <= {200, 503, None}
+        assert outcomes[asked_before] in (200, 503) and outcomes[-1] is None
         assert process.stdout.read() == "" and not answering(joining)
         with pytest.raises(urllib.error.URLError):
             ask(told["url"] + "healthz")
     finally:
         process.kill()
+
+
+@contextlib.contextmanager
+def asking(url: str, body: bytes) -> Iterator[list[int | None]]:
+    """Ask again and again until the end of the block; the status of each answer, None where there was none."""
+    outcomes: list[int | None] = []
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.is_set():
+            try:
+                status, told = ask(url + "predict", body)
+            except OSError:
+                status = None
+                time.sleep(0.05)
+            else:
+                assert status == 200 or told["error_code"] == "not_ready"
+            outcomes.append(status)
+
+    asker = threading.Thread(target=run)
+    asker.start()
+    try:
+        while not outcomes:
+            time.sleep(0.01)
+        yield outcomes
+    finally:
+        ended.set()
+        asker.join()
 
 
 def answering(joining: dict[str, str]) -> list[int]:
