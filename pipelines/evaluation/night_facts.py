@@ -14,7 +14,7 @@ ACTOR_STAGES: Final[Mapping[str, str]] = {
     "decode": "turning bytes into pixels",
     "score": "the model",
     "write": "writing finished rows to the results",
-    "wait": "waiting for an archive that was away",
+    "wait": "an archive that was away or seemed to be",
     "idle": "starting, between shards, after the last",
 }
 DRIVER_PHASES: Final[Mapping[str, str]] = {
@@ -156,7 +156,9 @@ def _of_time(timings: Mapping[str, Any]) -> list[str]:
     if shares.get("idle", 0.0) > _MOSTLY and float(timings.get("scoring_seconds") or 0.0) > _LONG_ENOUGH:
         found.append(f"Cores had nothing to do {shares['idle']:.0%} of their time: fewer would have done.")
     if shares.get("wait", 0.0) > 0.05:
-        found.append(f"{shares['wait']:.0%} of the cores' time went by waiting for an archive that was away.")
+        found.append(
+            f"{shares['wait']:.0%} of the cores' time went by waiting for an archive that was away or seemed to be."
+        )
     if timings.get("images_before"):
         found.append(
             f"{int(timings['images_before']):,} images were finished by an earlier command that was interrupted; of "

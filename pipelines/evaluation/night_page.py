@@ -144,8 +144,9 @@ def _rate(view: NightView) -> Iterator[Section]:
     if len(points) > 1:
         drawing = Drawing(
             rate_figure(points, view.timings.get("images_per_second")),
-            "Images of finished shards by the time at which the command heard of them. A gap is an archive that was "
-            "away, or machines that were lost.",
+            "Images of finished shards by the time at which the command heard of them. An actor reports up to 16 "
+            "shards at once, so a short gap may be nothing but that; a long one is an archive that was away, or "
+            "machines that were lost.",
         )
         yield Section("rate", "Rate over time", "", (Drawings((drawing,)),))
 

@@ -321,6 +321,6 @@ def _stoppable(tally: Tally) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         progress = tally.progress()
         raise Stopped(
-            f"Stopped with {progress.done} of {progress.total} images scored and kept.",
+            f"Stopped with {progress.done:,} of {progress.total:,} images scored and kept.",
             "The same command goes on from there.",
         ) from interrupt

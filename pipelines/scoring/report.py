@@ -21,7 +21,7 @@ class ScoreProgress:
         done: Images so far; in `listing` those found.
         total: Images of this phase; None while listing.
         failed: Failed images so far.
-        images_per_second: The mean rate of this phase so far; None before the first receipt.
+        images_per_second: The mean rate since the first report; None before reports have come for a while.
         seconds_left: Estimate from that rate; None where there is none.
         note: What keeps it waiting, in words; "" where nothing does.
         run_id: The run that is being finished; None before one is.
@@ -43,6 +43,9 @@ NO_GPU = "the cluster has no GPU"
 
 LEAST_STEADY_SECONDS = 1.0
 """Actors that answer a few shards at once tell nothing of a rate."""
+
+LEAST_ESTIMATE_SECONDS = 5.0
+"""Until reports have come for so long, they tell how long actors take to start and not how fast they are."""
 
 
 class Tally:
@@ -67,9 +70,9 @@ class Tally:
         self._shards: set[int] = set()
         self._images = 0
         self._failed = 0
-        self._began = clock()
+        self._first: tuple[float, int] | None = None
         self._steady_from: tuple[float, int] | None = None
-        self._last = self._began
+        self._last = clock()
 
     def add(self, receipt: Receipt) -> bool:
         """Count a receipt; False if its shard was counted before."""
@@ -80,6 +83,9 @@ class Tally:
         self._images += receipt.images
         self._failed += sum(receipt.failed.values())
         self._actors.add(receipt.actor)
+        if self._first is None or self._last - self._first[0] < LEAST_STEADY_SECONDS:
+            # An actor reports several shards at once, and together they are the first report.
+            self._first = (self._first[0] if self._first else self._last, self._images)
         if self._steady_from is None and len(self._actors) >= self._actors_expected:
             self._steady_from = (self._last, self._images)
         return True
@@ -96,11 +102,17 @@ class Tally:
 
     def progress(self) -> ScoreProgress:
         """Where the scoring stands now."""
-        elapsed = self._clock() - self._began
-        rate = self._images / elapsed if self._images and elapsed > 0 else None
+        rate = self._rate_so_far()
         done = self._done_before + self._images
         left = (self._total - done) / rate if rate else None
         return ScoreProgress("scoring", done, self._total, self._failed, rate, left)
+
+    def _rate_so_far(self) -> float | None:
+        """Images per second since the first report, what came with it left out; None where that tells nothing yet."""
+        if self._first is None or self._last - self._first[0] < LEAST_ESTIMATE_SECONDS:
+            return None
+        since, images = self._first
+        return (self._images - images) / (self._clock() - since)
 
 
 @dataclass(frozen=True)

@@ -293,17 +293,19 @@ class ShardScorer:
         prepare: Callable[[bytes], Prepared],
         outcomes: dict[int, Outcome],
     ) -> bool:
-        """Score these images of a shard; True where that was given up because the archive seems to be gone."""
+        """Score these images of a shard; True where that was given up because the archive seems to be gone.
+
+        To ask whether it is there is to read: only what waits for it to come back waits.
+        """
         blobs = self._ahead.blobs([planned[i] for i in rest], self._following)
         prepare = self._clock.timed("decode", prepare)
         began = self._clock.turn_to("read")
         for i, blob in zip(rest, blobs, strict=True):
             outcome = score_image(blob, prepare, self._kernel)
-            outcomes[i] = replace(outcome, seconds=self._clock.turn_to("wait") - began)
+            outcomes[i] = replace(outcome, seconds=self._clock.turn_to("read") - began)
             if self._watch.saw(planned[i].uri, planned[i].version, outcome.failure):
                 return True
             began = self._clock.turn_to("read")
-        self._clock.turn_to("wait")
         return self._watch.seems_gone()
 
     def _read(self, image: PlannedImage) -> Blob:

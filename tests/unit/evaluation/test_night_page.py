@@ -25,6 +25,7 @@ from pipelines.evaluation.night_page import GENERATOR, render_night
 from pipelines.evaluation.night_plots import time_figure
 from pipelines.predictions.examples import Example
 from pipelines.predictions.runs import RunRecord
+from pipelines.scoring.config import SHARDS_PER_GROUP
 
 WHEN = datetime.datetime(2026, 3, 1, 22, tzinfo=datetime.UTC)
 EVIL = "<script>alert(1)</script>\n\u202e.png"
@@ -85,6 +86,7 @@ def test_the_page_holds_everything_and_obeys_nothing_of_it(html: str, page: Any)
     for said in (
         "Night of 2026-03-01",
         "Cores waited for images",
+        f"An actor reports up to {SHARDS_PER_GROUP} shards at once",
         "12 images were finished by an earlier command",
         "0.500 node-hours",
         "It ends early.",

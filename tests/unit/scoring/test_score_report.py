@@ -56,8 +56,26 @@ def test_a_shard_counts_once() -> None:
     assert not tally.add(receipt(0, "b", failed=2))
     progress = tally.progress()
     assert (progress.done, progress.total, progress.failed) == (40, 100, 2)
-    assert progress.images_per_second == pytest.approx(5)
-    assert progress.seconds_left == pytest.approx(12)
+
+
+def test_how_long_it_takes_is_said_once_reports_have_come_for_a_while() -> None:
+    clock = Clock()
+    tally = Tally(200, 20, actors=2, clock=clock)
+
+    def at(second: float, *shards: int) -> tuple[float | None, float | None]:
+        clock.now = 100.0 + second
+        for shard in shards:
+            tally.add(receipt(shard, "a"))
+        progress = tally.progress()
+        return progress.images_per_second, progress.seconds_left
+
+    # Actors take ten seconds to start, and what is told first is told together.
+    assert at(5) == (None, None)
+    assert at(10, 0) == at(10.1, 1, 2) == (None, None)
+    assert at(14, 3) == at(19) == (None, None)
+    # From second 10 to second 20 the shards 3 to 6; 200 - 20 - 70 images are left.
+    assert at(20, 4, 5, 6) == (pytest.approx(4.0), pytest.approx(110 / 4.0))
+    assert at(30) == (pytest.approx(2.0), pytest.approx(55.0))  # a silence makes it longer
 
 
 def test_counts_add_up() -> None:

@@ -118,6 +118,18 @@ def test_waiting_for_an_archive_that_is_away_is_a_stage_of_its_own(tmp_path: Pat
     shutil.rmtree(archive)
 
 
+def test_nothing_is_waited_for_while_the_archive_is_there(tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    images = planned(archive, 6)
+    (archive / "2.png").write_bytes(b"")
+    (archive / "4.png").unlink()  # fails on storage's side: the archive is asked whether it is there
+    work = ShardWork(RunFolder(str(tmp_path), "run"), 1, 4, Busy({}), FeatureMaker(PIXELS.size), str(archive))
+    receipt = ShardScorer(work, b"").score(0, images)
+    assert sum(receipt.failed.values()) == 2 and receipt.storage_failed == 1
+    assert receipt.stages["wait"] == 0.0
+    assert sum(receipt.stages.values()) == pytest.approx(receipt.seconds)
+
+
 def test_a_shard_that_was_finished_before_its_actor_died_names_no_image(tmp_path: Path) -> None:
     images = planned(tmp_path / "archive", 3)
     scorer = ShardScorer(ShardWork(RunFolder(str(tmp_path), "run"), 1, 4, Busy({}), FeatureMaker(PIXELS.size)), b"")
