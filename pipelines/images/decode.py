@@ -57,6 +57,16 @@ def decode(data: bytes, target: int | None = None) -> Decoded:
     Raises:
         ImageFailure: `not_an_image`, `unsupported`, `truncated` or `too_large`; nothing else for any bytes.
     """
+    try:
+        return _decoded(data, target)
+    except ImageFailure as failure:
+        if failure.code == "too_large" or data[128:132] != b"DICM":
+            raise
+        # What is before its own mark may be the head of a TIFF without the rest.
+        raise ImageFailure("not_an_image", "The file is DICOM: export it as PNG, JPEG or TIFF.") from failure
+
+
+def _decoded(data: bytes, target: int | None) -> Decoded:
     kind = sniff(data)
     if kind is None:
         what = "of no format that is read" if data else "empty"

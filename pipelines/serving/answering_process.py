@@ -56,6 +56,12 @@ class AnsweringProcess(asyncio.Protocol):
         self._incoming = Incoming()
         self._reply: asyncio.Future[tuple[dict[str, Any], bytes]] | None = None
         self._transport: asyncio.WriteTransport | None = None
+        self._killed_by_us = False
+
+    @property
+    def was_killed_by_others(self) -> bool:
+        """Whether it ended by a SIGKILL that is not ours: the kernel's, for want of memory, or a person's."""
+        return self._process.returncode == -signal.SIGKILL and not self._killed_by_us
 
     @property
     def pid(self) -> int:
@@ -72,7 +78,7 @@ class AnsweringProcess(asyncio.Protocol):
             whole = self._incoming.take(data)
         except ValueError:
             # What it says cannot be trusted any more; it is replaced like one that died.
-            self._process.kill()
+            self._kill()
             return
         if whole is not None and self._reply is not None and not self._reply.done():
             self._reply.set_result(whole)
@@ -151,8 +157,19 @@ class AnsweringProcess(asyncio.Protocol):
         patience = max(patience, 0.2) if self.gone.is_set() else patience
         if self._transport is not None:
             self._transport.abort()
-        code = await asyncio.to_thread(_reaped, self._process, patience)
-        return _described(code)
+        return _described(await asyncio.to_thread(self._reap, patience))
+
+    def _reap(self, patience: float) -> int:
+        if patience:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(patience)
+        if self._process.poll() is None:
+            self._kill()
+        return self._process.wait()
+
+    def _kill(self) -> None:
+        self._killed_by_us = True
+        self._process.kill()
 
 
 async def start_process(seconds: float) -> AnsweringProcess:
@@ -194,15 +211,6 @@ def _launch(channel: socket.socket, seconds: float) -> subprocess.Popen[bytes]:
     # -P: a file named numpy.py in the working directory must not be imported.
     command = [sys.executable, "-P", "-m", "pipelines.serving.worker", "--seconds", str(seconds)]
     return subprocess.Popen(command, stdin=channel.fileno(), stdout=subprocess.DEVNULL, env=environment)
-
-
-def _reaped(process: subprocess.Popen[bytes], patience: float) -> int:
-    if patience:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(patience)
-    if process.poll() is None:
-        process.kill()
-    return process.wait()
 
 
 def _described(code: int) -> str:

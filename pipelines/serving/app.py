@@ -28,7 +28,7 @@ from pipelines.serving.page import page_html
 from pipelines.serving.preview import LEAST_SIDE, MOST_SIDE
 from pipelines.serving.problems import IMAGE_CODES, NO_ANSWER, START_SECONDS, Problem, Refused, problem_of, refused
 from pipelines.serving.reading import ClientLeft, Held, Receive, Share, read_body
-from pipelines.serving.settings import ServeSettings
+from pipelines.serving.settings import MEBIBYTE, ServeSettings
 
 JSON = "application/json"
 BATCH_PATIENCE_SECONDS, BATCH_PAUSE_SECONDS = 120.0, 0.1
@@ -130,10 +130,13 @@ class Endpoint:
 
     async def batch(self, request: Request) -> Response:
         """Answer up to 64 images; one that cannot be answered never costs another its answer."""
+        if _parameter(request, "envelope") is not None:
+            raise refused("bad_request", "The envelope is for one image: send it to /predict.")
         self._check_ready()
         form = form_of(request.headers.get("content-type"))
         with self._held.share() as share:
             images = many_images(form, await self._body(request, self._settings.max_batch_bytes, share))
+            images = [self._within_limit(image) for image in images]
             request_id = request.state.request_id
             outcomes = await _while_client_waits(request.receive, self._answers(images, request_id))
             ids = [f"{request_id}-{number}" for number in range(len(images))]
@@ -178,6 +181,8 @@ class Endpoint:
     async def readiness(self) -> Response:
         """Say whether images are answered."""
         self._check_ready()
+        if self._audit is not None and self._audit.is_failing:
+            raise self._audit.refusal()
         return _json({"status": "ready"})
 
     async def figures(self) -> Response:
@@ -201,6 +206,13 @@ class Endpoint:
         if isinstance(outcome, Problem):
             raise Refused(outcome)
         return outcome.as_json(request_id)
+
+    def _within_limit(self, image: bytes | Problem) -> bytes | Problem:
+        """An image of a batch, if it could have come alone."""
+        limit = self._settings.max_body_bytes
+        if isinstance(image, bytes) and len(image) > limit:
+            return Problem("too_large", f"One image may have at most {limit / MEBIBYTE:g} MiB.")
+        return image
 
     def _check_ready(self) -> None:
         state = self._service.state()

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipelines.errors import UsageError
-from pipelines.serving.problems import refused
+from pipelines.serving.problems import Refused, refused
 
 MODE = 0o640
+AGAIN_SECONDS = 60
+"""When a caller may try again whose answer could not be recorded."""
+
+LOG = logging.getLogger("nightread.serve")
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class AuditLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._torn = False
+        self._failed_at: float | None = None
         try:
             self._descriptor = self._opened()
         except OSError as error:
@@ -77,8 +84,25 @@ class AuditLog:
                 written = os.write(self._descriptor, rest)
                 self._torn = written < len(rest)
                 rest = rest[written:]
-        except OSError:
-            raise refused("audit_failed", "The audit log cannot be written, so that nothing is answered.", 60) from None
+        except OSError as error:
+            if self._failed_at is None:
+                LOG.error("The audit log cannot be written (%s): nothing is answered until it can.", error.strerror)
+            self._failed_at = time.monotonic()
+            raise self.refusal() from None
+        if self._failed_at is not None:
+            LOG.warning("The audit log is written again.")
+            self._failed_at = None
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last entry could not be written, and callers have not been let try again since."""
+        return self._failed_at is not None and time.monotonic() - self._failed_at < AGAIN_SECONDS
+
+    @staticmethod
+    def refusal() -> Refused:
+        """What a caller is told whose answer cannot be recorded."""
+        told = "The audit log cannot be written, so that nothing is answered."
+        return refused("audit_failed", told, AGAIN_SECONDS)
 
     def close(self) -> None:
         """Close the file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import ssl
 from collections.abc import Iterator
 from socket import socket as Socket
 
@@ -70,8 +71,35 @@ def _bound(made: Socket, address: tuple[object, ...], host: str) -> bool:
     return True
 
 
+def check_certificate(settings: ServeSettings) -> None:
+    """Look at certificate and key before anything starts.
+
+    Raises:
+        UsageError: If one cannot be read, or they are no pair that encrypts.
+    """
+    if settings.tls_cert is None or settings.tls_key is None:
+        return
+    for option, path in (("--tls-cert", settings.tls_cert), ("--tls-key", settings.tls_key)):
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise UsageError(f"{option} {path} cannot be read: {error.strerror}.", _PAIR) from error
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # A key's passphrase would else be asked for on the terminal.
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")
+    except (OSError, ValueError) as error:
+        what = "do not belong together" if "MISMATCH" in str(error) else "are no certificate and key without passphrase"
+        raise UsageError(f"--tls-cert {settings.tls_cert} and --tls-key {settings.tls_key} {what}.", _PAIR) from error
+
+
+_PAIR = "Give two PEM files: the certificate with those above it, and its own key without a passphrase."
+
+
 def url_of(port: int, settings: ServeSettings) -> str:
     """Where clients find what listens on a port of these settings' host."""
     scheme = "http" if settings.tls_cert is None else "https"
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    # "All addresses" is none that a browser finds.
+    name = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host
+    host = f"[{name}]" if ":" in name else name
     return f"{scheme}://{host}:{port}/"

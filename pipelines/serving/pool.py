@@ -42,11 +42,13 @@ class _Job:
         told: What the process is told of it.
         data: The file.
         reply: What it replied.
+        suspect: Whether somebody else killed a process that had it in its hands.
     """
 
     told: dict[str, Any]
     data: bytes
     reply: asyncio.Future[tuple[dict[str, Any], bytes]]
+    suspect: bool = False
 
     def fail(self, error: Exception) -> None:
         if not self.reply.done():
@@ -268,8 +270,7 @@ class Pool:
             how = await self._lose(place, process)
             self._tell(f"An answering process took longer than {self._seconds:g} s for one image and {how}.")
         except Died:
-            job.fail(ImageFailure("decoder_crashed", "The process that decoded the image ended."))
-            self._tell(f"An answering process {await self._lose(place, process)} with an image in its hands.")
+            await self._died(job, place, process)
         except asyncio.CancelledError:
             job.fail(NotReady(_ENDED))
             raise
@@ -279,6 +280,25 @@ class Pool:
                 job.reply.set_result(reply)
         finally:
             self._in_work -= 1
+
+    async def _died(self, job: _Job, place: _Place, process: AnsweringProcess) -> None:
+        """Tell of a process that died over an image, or try the image once more where others have killed it.
+
+        The kernel kills for want of memory whom it likes, and a person may too; an image at whose hands that happens
+        twice is to blame.
+        """
+        try:
+            how = await self._lose(place, process)
+        except asyncio.CancelledError:
+            job.fail(NotReady(_ENDED))
+            raise
+        self._tell(f"An answering process {how} with an image in its hands.")
+        if process.was_killed_by_others and not job.suspect and not job.reply.done():
+            job.suspect = True
+            self._waiting.appendleft(job)
+            self._wake_one()
+        else:
+            job.fail(ImageFailure("decoder_crashed", "The process that decoded the image ended."))
 
     async def _lose(self, place: _Place, process: AnsweringProcess) -> str:
         """End a process that died or hangs, and say how it ended."""

@@ -20,7 +20,7 @@ import uvloop
 
 from pipelines.serving.answering import ServedModel
 from pipelines.serving.following import Following
-from pipelines.serving.listening import listen, url_of
+from pipelines.serving.listening import check_certificate, listen, url_of
 from pipelines.serving.pool import Pool
 from pipelines.serving.settings import ServeSettings
 
@@ -70,6 +70,7 @@ def serve(
     """
     # Requests wait in this process: a core file would hold patients' pictures.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    check_certificate(settings)
     with listen(settings.host, settings.port) as sockets, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Serving(ref, precision, settings, tell, on_ready).run(sockets))
 

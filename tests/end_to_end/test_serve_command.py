@@ -17,6 +17,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 sys.path.insert(0, str(Path(__file__).parent))
 from serving_command import Command, Reply, begun, exchange, until, write_certificate
@@ -127,7 +128,7 @@ def test_no_process_loads_tensorflow_or_ray_or_could_leave_a_core_file(served: C
         assert re.search(r"Max core file size +0 +0 ", limits)
 
 
-def test_a_killed_process_costs_one_request(
+def test_a_killed_process_costs_no_request(
     served: Command, images: list[bytes], right: dict[str, list[Answer]]
 ) -> None:
     before = served.workers()
@@ -138,9 +139,8 @@ def test_a_killed_process_costs_one_request(
         os.kill(before[0], signal.SIGKILL)
         until(lambda: len(served.workers()) == 2 and before[0] not in served.workers())
     got = load.got
-    failed = [reply for _, reply in got if reply.status != 200]
-    assert [reply.json["error_code"] for reply in failed] == ["decoder_crashed"] and failed[0].status == 422
-    assert len(got) > 10 and all(is_right(reply, number, right) for number, reply in got if reply.status == 200)
+    # The image in its hands is not to blame, and answered by another.
+    assert len(got) > 10 and all(reply.status == 200 and is_right(reply, number, right) for number, reply in got)
     assert "SIGKILL" in served.log.read_text()
 
 
@@ -240,6 +240,15 @@ def test_what_cannot_be_served_is_one_sentence(
     models: Path, served: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NIGHTREAD_SERVE_TOKEN", raising=False)
+    keys = {name: tmp_path / f"{name}.pem" for name in ("other", "locked", "text")}
+    keys["other"].write_bytes(write_certificate(tmp_path)[1].read_bytes())
+    certificate, own = write_certificate(tmp_path)
+    key = serialization.load_pem_private_key(own.read_bytes(), None)
+    locked = serialization.BestAvailableEncryption(b"secret")
+    pem, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    keys["locked"].write_bytes(key.private_bytes(pem, private, locked))
+    keys["text"].write_text("This is no key.")
+    encrypted = f"cells --port 0 --tls-cert {certificate} --tls-key"
     for arguments, code, message in (
         (f"cells --port {served.port}", 2, f"Port {served.port} of 127.0.0.1 is taken."),
         ("cells --port 70000", 2, "--port 70000"),
@@ -254,6 +263,14 @@ def test_what_cannot_be_served_is_one_sentence(
         ("cells@v3 --port 0 --workers 1", 4, "self-test"),
         (f"cells --audit-log {tmp_path}/no/folder/log --port 0", 2, "audit"),
         ("cells --address auto --port 0", 2, "port"),
+        (
+            f"cells --port 0 --tls-cert {tmp_path}/none --tls-key {tmp_path}/none",
+            2,
+            "none cannot be read: No such file",
+        ),
+        (f"{encrypted} {keys['other']}", 2, "do not belong together"),
+        (f"{encrypted} {keys['text']}", 2, "are no certificate and key without passphrase"),
+        (f"{encrypted} {keys['locked']}", 2, "are no certificate and key without passphrase"),
     ):
         assert main(["serve", "--model", *f"{models}/{arguments}".split(), "--json"]) == code, arguments
         told = capsys.readouterr()

@@ -127,24 +127,54 @@ def test_answers_are_those_of_the_functions_and_failures_have_their_codes(
     assert cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).shape == (75, 100, 3)
 
 
-def test_a_killed_process_costs_the_image_in_its_hands_and_nothing_else(running: Running, right: list[Answer]) -> None:
+@pytest.mark.parametrize(("number", "costs"), [(signal.SIGSEGV, ["decoder_crashed"]), (signal.SIGKILL, [])])
+def test_a_process_that_dies_costs_its_image_and_one_that_is_killed_costs_none(
+    running: Running, right: list[Answer], number: signal.Signals, costs: list[str]
+) -> None:
     before, restarts = running.pids(), running.pool.state().worker_restarts
     killed: list[int] = []
 
     async def kill_one(done: int) -> None:
         if done >= 10 and not killed:
             killed.append(next(iter(before)))
-            os.kill(killed[0], signal.SIGKILL)
+            os.kill(killed[0], number)
 
     found = running.run(ask_all(running.pool, 80, kill_one))
     failed = [outcome for _, outcome in found if isinstance(outcome, ImageFailure)]
-    assert [failure.code for failure in failed] == ["decoder_crashed"] and len(found) == 80
+    assert [failure.code for failure in failed] == costs and len(found) == 80
     assert all(same(outcome, right[which]) for which, outcome in found if isinstance(outcome, Answer))
     state = running.pool.state()
     assert state.worker_restarts == restarts + 1
     running.run(until(lambda: running.pool.state().workers_alive == 2))
-    assert any("SIGKILL" in sentence for sentence in running.told)
+    assert any(number.name in sentence for sentence in running.told)
     assert len(running.pids()) == 2 and killed[0] not in running.pids()
+
+
+def test_an_image_at_whose_hands_two_processes_are_killed_is_to_blame(running: Running) -> None:
+    takes_a_while = cv2.imencode(".png", np.zeros((6000, 6000), np.uint8))[1].tobytes()
+
+    async def work() -> None:
+        over = asyncio.Event()
+
+        async def kill_who_works() -> None:
+            while not over.is_set():
+                for process in [place.process for place in running.pool._places]:
+                    if process is not None and process._reply is not None:
+                        os.kill(process.pid, signal.SIGKILL)
+                        await process.gone.wait()
+                await asyncio.sleep(0)
+
+        killing = asyncio.get_running_loop().create_task(kill_who_works())
+        try:
+            await running.pool.answer(takes_a_while)
+        finally:
+            over.set()
+            await killing
+
+    with pytest.raises(ImageFailure) as failed:
+        running.run(work())
+    assert failed.value.code == "decoder_crashed"
+    running.run(until(lambda: running.pool.state().workers_alive == 2))
 
 
 async def until(true: Callable[[], bool]) -> None:

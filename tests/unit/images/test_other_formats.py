@@ -240,3 +240,16 @@ def test_formats_are_told_by_their_bytes() -> None:
         with pytest.raises(ImageFailure) as failed:
             decode(data)
         assert failed.value.code == "not_an_image"
+
+
+def test_dicom_is_told_as_such_also_behind_the_head_of_a_tiff() -> None:
+    for preamble in (bytes(128), b"II*\x00" + bytes(124)):
+        with pytest.raises(ImageFailure, match="is DICOM") as failed:
+            decode(preamble + b"DICM" + bytes(500))
+        assert failed.value.code == "not_an_image"
+    # A file can be both: scanners of whole slides write such.
+    grey = bytes(120) + b"DICM" + bytes(276)
+    tags = {256: 20, 257: 20, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 20, 279: len(grey)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    both = b"II*\x00" + struct.pack("<I", 8 + len(grey)) + grey + struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert both[128:132] == b"DICM" and (decode(both).width, decode(both).pixels[6, 0, 0]) == (20, ord("D"))

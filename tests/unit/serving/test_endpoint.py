@@ -198,6 +198,13 @@ def test_a_batch_asks_for_a_few_at_a_time_and_waits_for_room(monkeypatch: pytest
     assert len(service.asked) == 64 + 5
 
 
+def test_an_image_of_a_batch_may_be_as_large_as_one_alone_and_has_no_envelope() -> None:
+    files = [("f", ("a", image)) for image in (b"x" * 1000, b"x" * 1001)]
+    answers = asked("POST", "/predict/batch", max_body_bytes=1000, files=files).json()["answers"]
+    assert answers[0]["decision"] == "negative" and answers[1]["error_code"] == "too_large"
+    problem(asked("POST", "/predict/batch?envelope=lambda", files=files), "bad_request")
+
+
 def test_who_leaves_frees_a_place_in_the_queue() -> None:
     service = StandIn(gate=asyncio.Event())
     app = make_app(service, ServeSettings())

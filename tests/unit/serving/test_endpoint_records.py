@@ -15,7 +15,10 @@ from stand_in_service import MODEL, STATE, StandIn
 from visits import problem, visit, visited
 
 from pipelines.errors import UsageError
+from pipelines.serving import audit_log
 from pipelines.serving.app import make_app
+from pipelines.serving.audit_log import AuditLog
+from pipelines.serving.problems import Refused
 from pipelines.serving.settings import ServeSettings
 
 TOKEN = "a-token-of-enough-letters"
@@ -150,7 +153,7 @@ def test_every_image_that_was_looked_at_is_in_the_audit_log(tmp_path: Path) -> N
     assert "secret" not in path.read_text() and TOKEN not in path.read_text()
 
 
-def test_no_answer_leaves_unrecorded(tmp_path: Path) -> None:
+def test_no_answer_leaves_unrecorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "folder" / "audit.jsonl"
     path.parent.mkdir()
 
@@ -164,14 +167,36 @@ def test_no_answer_leaves_unrecorded(tmp_path: Path) -> None:
             answer = await client.post(target, files={"f": ("a", b"three")})
             problem(answer, "audit_failed")
             assert answer.headers["retry-after"] == "60"
+        problem(await client.get("/readyz"), "audit_failed")
         path.rmdir()
         assert (await client.post("/predict", content=b"four")).status_code == 200
+        assert (await client.get("/readyz")).status_code == 200
 
     visit(act, audit_log=path)
     assert [entry["content_sha256"] for entry in entries_of(tmp_path / "rotated")] == [
         hashlib.sha256(b"one").hexdigest()
     ]
     assert [entry["content_sha256"] for entry in entries_of(path)] == [hashlib.sha256(b"four").hexdigest()]
+    assert [record.getMessage() for record in caplog.records if record.levelname != "INFO"] == [
+        "The audit log cannot be written (Is a directory): nothing is answered until it can.",
+        "The audit log is written again.",
+    ]
+
+
+def test_a_server_taken_out_for_its_audit_log_lets_callers_try_again_a_minute_later(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        now = [100.0]
+        patch.setattr(audit_log.time, "monotonic", lambda: now[0])
+        with pytest.raises(Refused):
+            log.append([])
+        assert log.is_failing
+        now[0] += audit_log.AGAIN_SECONDS
+        assert not log.is_failing
+    log.close()
 
 
 def test_an_audit_log_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
