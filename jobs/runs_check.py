@@ -10,8 +10,8 @@ import datetime
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
@@ -142,9 +142,18 @@ def _said(verdict: Verdict) -> str:
         text += f", {counts['failed']:,} failed" if counts.get("failed") else ""
         text += f", {counts['remaining']:,} left over" if counts.get("remaining") else ""
         said.append(text)
-        if night.drift is not None and night.drift.get("verdict") in ("watch", "drift"):
-            said.append(f"drift: {night.drift.get('sentence')}")
-    return "; ".join(said)
+        said += _drift_said(night.drift)
+    # A message of an error is a sentence, and here it stands among others.
+    return "; ".join(one.rstrip(".") for one in said)
+
+
+def _drift_said(drift: Mapping[str, Any] | None) -> list[str]:
+    """Which figures are no longer as they were; what became of them is too long for a line, and `runs show` has it."""
+    verdict = None if drift is None else drift.get("verdict")
+    if drift is None or verdict not in ("watch", "drift"):
+        return []
+    figures = [str(one.get("figure")) for one in drift.get("figures") or () if one.get("verdict") == verdict]
+    return [f"{'drift' if verdict == 'drift' else 'small drift'}: {', '.join(figures) or 'see runs show'}"]
 
 
 def _within(seconds: float, ask: Callable[[], Answer], give_up: Callable[[], NoReturn]) -> Answer:

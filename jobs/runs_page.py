@@ -103,11 +103,13 @@ def _progress(view: NightView, blocks: bool) -> Iterator[Line]:
 
 def _since(at: str) -> str:
     """How long ago its last word was, by this machine's clock."""
+    from pipelines.evaluation.night_facts import moment
+
     try:
         seconds = (datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(at)).total_seconds()
     except (ValueError, TypeError):
         return ""
-    return f"told {duration(seconds)} ago" if seconds >= 0 else f"told at {at}, by another machine's clock"
+    return f"told {duration(seconds)} ago" if seconds >= 0 else f"told at {moment(at)}, by another machine's clock"
 
 
 def _counts(view: NightView) -> Iterator[Line]:

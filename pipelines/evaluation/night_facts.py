@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -142,6 +143,14 @@ def concerns(view: NightView) -> list[str]:
     if counts.get("remaining"):
         found.append(f"{int(counts['remaining']):,} images of the plan were left to the next night: the time was over.")
     return [*found, *_of_time(view.timings), *view.notes]
+
+
+def moment(at: str) -> str:
+    """A time in ISO form as everywhere else: `2026-03-01 22:04:31 UTC`; what is none as it is."""
+    try:
+        return f"{datetime.datetime.fromisoformat(at).astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except ValueError:
+        return at
 
 
 def _of_time(timings: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from pipelines.evaluation.night_facts import (
     actor_pieces,
     concerns,
     driver_pieces,
+    moment,
     rate_points,
 )
 from pipelines.evaluation.night_plots import rate_figure, time_figure
@@ -82,12 +83,12 @@ def _key_figures(view: NightView) -> tuple[KeyFigure, ...]:
     counts, timings = view.record.counts, view.timings
     if view.progress is not None:
         told = view.progress
-        left = told.get("seconds_left")
+        left, rate, at = told.get("seconds_left"), told.get("rate"), moment(str(told.get("at")))
         return (
             KeyFigure("Done", whole(told.get("done")), "", f"of {whole(told.get('total'))} images", ""),
             KeyFigure("Failed", whole(told.get("failed")), "", "so far", ""),
-            KeyFigure("Rate", number(told.get("rate")), "", "images per second so far", ""),
-            KeyFigure("Time left", "–" if left is None else clock(left), "", f"told at {told.get('at')}", ""),
+            KeyFigure("Rate", "–" if rate is None else f"{rate:,.1f}", "", "images per second so far", ""),
+            KeyFigure("Time left", "–" if left is None else clock(left), "", f"told at {at}", ""),
         )
     total = int(counts.get("scored") or 0) + int(counts.get("failed") or 0)
     share = per_cent(int(counts.get("failed") or 0) / total) if total else "–"

@@ -122,10 +122,14 @@ def test_it_is_as_accessible_as_the_reports_are(page: Any) -> None:
 
 
 def test_a_running_night_and_one_of_an_earlier_release_have_pages_too() -> None:
-    told = {"phase": "scoring", "done": 40, "total": 100, "failed": 1, "rate": 8.0, "seconds_left": 75.0, "at": "now"}
+    told: dict[str, Any] = {"phase": "scoring", "done": 40, "total": 100, "failed": 1}
+    told |= {"rate": 171.4502, "seconds_left": 75.0, "at": "2026-11-22T06:52:28+00:00"}
     bare = record_of({}, failed=0, failed_by_code={})
     running = render_night(NightView(bare, "scoring", "Being worked on.", progress=told), "/r").decode()
+    assert "told at 2026-11-22 06:52:28 UTC" in running and ">171.5<" in running
     assert "Time left" in running and "0:01:15" in running and "Where the time went" not in running
+    interrupted = render_night(NightView(bare, "interrupted", "Nobody works on it."), "/r").decode()
+    assert interrupted.count("Nobody works on it.") == 2  # as what to look at, and in the table of all facts
     old = render_night(NightView(bare, "committed", "Committed."), "/r").decode()
     assert "Nothing stands out." in old and "which did not keep it." in old
 

@@ -63,7 +63,9 @@ def leave(results: Path, exit_code: int = 0, hours_ago: float = 1.0, message: st
     counts = {"scored": 3990, "failed": 10, "remaining": 7, "failed_by_code": {"truncated": 10}}
     error = {"code": "x", "message": message, "cure": ""} if message else None
     began = ended - datetime.timedelta(seconds=312.25)
-    drift = {"verdict": "watch", "sentence": "Images have become | darker.", "figures": []}
+    figures = [{"figure": "size", "verdict": "watch"}, {"figure": "score", "verdict": "none"}]
+    figures.append({"figure": "intensity", "verdict": "watch"})
+    drift = {"verdict": "watch", "sentence": "Images have become darker and smaller. " * 9, "figures": figures}
     write_night(str(results), NightRecord(began, ended, exit_code, "/a", "/m", error, (), counts, 12.8166, 4, drift))
 
 
@@ -80,7 +82,7 @@ def test_a_good_night(results: Path, capsys: pytest.CaptureFixture[str]) -> None
     code, told = asked(capsys, results, "--max-age", "26h", "--warn-age", "25h")
     assert code == 0
     assert told.text.startswith("a night finished 1h") and "3,990 scored, 10 failed, 7 left over" in told.text
-    assert told.text.endswith("drift: Images have become / darker.")
+    assert told.text.endswith("7 left over; small drift: size, intensity") and len(told.text) < 150
     values = {name: (figure["value"], figure["unit"]) for name, figure in told.figures.items()}
     age = int(values.pop("age")[0] or 0)
     assert 3600 <= age < 3700
@@ -105,6 +107,7 @@ def test_a_night_that_did_not_end_well(
     leave(results, exit_code, message="It went | wrong\nbadly." if exit_code not in (3, 5) else "")
     code, told = asked(capsys, results)
     assert code == level and f"exit code {exit_code}" in told.text
+    assert ".;" not in told.text and ("wrong badly; " in told.text or exit_code in (3, 5))
 
 
 def test_a_night_that_never_ran(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

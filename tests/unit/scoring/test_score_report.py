@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from pipelines.errors import Stopped
 from pipelines.scoring.config import Allowance
+from pipelines.scoring.finish import _stoppable
 from pipelines.scoring.report import RunCounts, ScoreReport, Tally
 from pipelines.scoring.scorer import Receipt
 
@@ -76,6 +78,13 @@ def test_how_long_it_takes_is_said_once_reports_have_come_for_a_while() -> None:
     # From second 10 to second 20 the shards 3 to 6; 200 - 20 - 70 images are left.
     assert at(20, 4, 5, 6) == (pytest.approx(4.0), pytest.approx(110 / 4.0))
     assert at(30) == (pytest.approx(2.0), pytest.approx(55.0))  # a silence makes it longer
+
+
+def test_a_night_that_is_stopped_says_what_is_kept() -> None:
+    tally = Tally(14_558, 5_000, actors=1)
+    tally.add(receipt(0, "a", images=120))
+    with pytest.raises(Stopped, match="with 5,120 of 14,558 images"), _stoppable(tally):
+        raise KeyboardInterrupt(15)
 
 
 def test_counts_add_up() -> None:
