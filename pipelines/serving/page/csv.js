@@ -46,7 +46,7 @@ function csvText(all) {
       answer.model?.name,
       answer.model?.version,
       answer.model?.model_id,
-      answer.request_id,
+      answer.request_id ?? entry.problem?.requestId,
     ];
   });
   return [header, ...rows].map((row) => `${row.map(cell).join(',')}\r\n`).join('');

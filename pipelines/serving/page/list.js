@@ -69,7 +69,8 @@ async function readEntry(entry) {
     if (!models.has(entry.answer.model.model_id)) refreshModel();
   } catch (error) {
     entry.state = entry.stop.signal.aborted ? 'cancelled' : 'failed';
-    entry.problem = entry.state === 'failed' ? {code: error.code ?? 'internal', detail: error.detail ?? ''} : null;
+    const {code = 'internal', detail = '', requestId = ''} = error;
+    entry.problem = entry.state === 'failed' ? {code, detail, requestId} : null;
   }
   changed(entry);
 }
@@ -259,5 +260,6 @@ function removeEntries(some) {
     thumbsSeen.unobserve(entry.row);
     entries.splice(entries.indexOf(entry), 1);
   }
+  if (!entries.length) made = 0;
   tally();
 }

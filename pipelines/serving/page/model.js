@@ -118,7 +118,7 @@ function decidingPart(said) {
     heading,
     make('p', {}, `By the probability of ${what}:`),
     make('ul', {class: 'legend'}, ...lines),
-    ...reachedWords(said.thresholds).map((text) => make('p', {class: 'quiet'}, text)),
+    ...reachedWords(said).map((text) => make('p', {class: 'quiet'}, text)),
   );
 }
 
@@ -126,18 +126,54 @@ function decisionLine(decision, text) {
   return make('li', {}, sign(decision), make('strong', {}, DECISIONS[decision].word), make('span', {}, text));
 }
 
-function reachedWords(thresholds) {
-  const {decided, cases, referred, sensitivity, specificity} = thresholds;
-  const found = (of, none) =>
-    `${perCent(of)} of the positive ones were called positive, ${perCent(none)} of the others negative.`;
-  const number = (value) => typeof value === 'number';
-  if (decided && number(decided.sensitivity) && number(decided.specificity) && cases && referred) {
-    return [
-      `On validation ${whole(referred)} of ${whole(cases)} pictures were referred; of the rest, ` +
-        found(decided.sensitivity, decided.specificity),
-    ];
+// What the limits reached on validation. A share says little of a few pictures, so counts stand beside it.
+function reachedWords(said) {
+  const {decided, cases, referred} = said.thresholds;
+  if (decided && cases && referred) {
+    const words = calledWords(decided, decided);
+    const first = `On validation ${whole(referred)} of ${counted(cases, 'picture', 'pictures')}`;
+    return [`${first} ${referred === 1 ? 'was' : 'were'} referred.${words && ` Of the rest, ${words}.`}`];
   }
-  return number(sensitivity) && number(specificity) ? [`On validation ${found(sensitivity, specificity)}`] : [];
+  const words = calledWords(said.thresholds, decided ?? validationCounts(said));
+  return words ? [`On validation ${words}.`] : [];
+}
+
+function validationCounts(said) {
+  const counts = said.card?.images?.val;
+  if (!counts) return {};
+  const positives = total(Object.fromEntries(said.positive_classes.map((name) => [name, counts[name] ?? 0])));
+  return {positives, negatives: total(counts) - positives};
+}
+
+const FEW = 20;
+
+function calledWords({sensitivity, specificity}, {positives, negatives}) {
+  const first = rightCount(sensitivity, positives);
+  const second = rightCount(specificity, negatives);
+  if (first === null || second === null) {
+    if (typeof sensitivity !== 'number' || typeof specificity !== 'number') return '';
+    return (
+      `${perCent(sensitivity)} of the positive ones were called positive, ` +
+      `${perCent(specificity)} of the others negative`
+    );
+  }
+  if (!positives && !negatives) return '';
+  const part = (right, count, kind, verb) => {
+    if (!count) return `none was ${kind}`;
+    const share = count < FEW ? '' : ` (${perCent(right / count)})`;
+    return `${whole(right)} of ${counted(count, `${kind} one`, `${kind} ones`)}${share}${verb} ${kind}`;
+  };
+  const called = (right, count) => (count === 1 || right === 1 ? ' was called' : ' were called');
+  const one = part(first, positives, 'positive', called(first, positives));
+  return `${one}, and ${part(second, negatives, 'negative', positives ? '' : called(second, negatives))}`;
+}
+
+// How many of some were called what they are; null where share and number are not of the same pictures.
+function rightCount(share, count) {
+  if (count === 0) return 0;
+  if (typeof share !== 'number' || typeof count !== 'number') return null;
+  const right = Math.round(share * count);
+  return Math.abs(share * count - right) < 1e-6 ? right : null;
 }
 
 const total = (counts) => Object.values(counts ?? {}).reduce((sum, count) => sum + count, 0);

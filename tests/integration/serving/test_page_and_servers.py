@@ -9,11 +9,14 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
+import pytest
 from served_pages import (
+    Served,
     begin,
     certificate,
     finished,
@@ -27,6 +30,15 @@ from served_pages import (
 from pipelines.serving.page import SCRIPTS
 
 TOKEN = "0123456789abcdef-of-the-test"
+SHARES = "95.0 % of the positive ones were called positive, 92.0 % of the others negative."
+
+
+@pytest.fixture(scope="module")
+def served(
+    tiny_models: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("served"), tiny_models / "cells", environment) as served:
+        yield served
 
 
 def test_a_server_that_goes_away_starts_and_is_busy_is_waited_for(
@@ -131,18 +143,21 @@ def test_a_token_is_asked_for_once_and_kept_in_memory_only(
         assert TOKEN not in served.log.read_text()
 
 
-def test_the_pages_numbers_sentences_and_tables_for_spreadsheets(browser: Any) -> None:
-    """Functions of the page's own scripts, in a page without a policy, where a test may call them."""
+@pytest.fixture
+def of(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Calls functions of the page's own scripts, in a page without a policy, where a test may call them."""
     page = browser.new_page()
     sources = resources("pipelines.serving") / "page"
     page.add_script_tag(content="".join((sources / name).read_text() for name in SCRIPTS if name != "main.js"))
+    yield lambda expression, *given: page.evaluate(f"given => ({expression})(...given)", list(given))
+    page.close()
 
-    def of(expression: str, *arguments: Any) -> Any:
-        return page.evaluate(f"given => ({expression})(...given)", list(arguments))
 
-    def plain(text: Any) -> Any:
-        return text.replace("\u00a0", " ") if isinstance(text, str) else [one.replace("\u00a0", " ") for one in text]
+def plain(text: Any) -> Any:
+    return text.replace("\u00a0", " ") if isinstance(text, str) else [one.replace("\u00a0", " ") for one in text]
 
+
+def test_the_pages_numbers_sentences_and_tables_for_spreadsheets(of: Callable[..., Any]) -> None:
     shares = (0, 1e-9, 0.0004, 0.0006, 0.5, 0.9994, 0.99951, 1)
     texts = ["0.0 %", "< 0.1 %", "< 0.1 %", "0.1 %", "50.0 %", "99.9 %", "> 99.9 %", "100.0 %"]
     assert [plain(of("perCent", share)) for share in shares] == texts
@@ -168,4 +183,103 @@ def test_the_pages_numbers_sentences_and_tables_for_spreadsheets(browser: Any) -
     guarded = ["'=1", "'+1", "'-1", "'@a", "'\t=1", "' =1", "'\uff1d1", *cells[7:12], "0.1", ""]
     text = ",".join(of("cell", value) for value in cells)
     assert next(csv.reader(io.StringIO(text, newline=""))) == guarded
-    page.close()
+
+
+FEW = {"positives": 1, "negatives": 12, "sensitivity": 1.0, "specificity": 1.0}
+MANY = {"positives": 40, "negatives": 1200, "sensitivity": 0.95, "specificity": 0.92}
+CARD = {"card": {"images": {"val": {"a": 1200, "b": 40}}}}
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "card", "sentences"),
+    [
+        (
+            {"cases": 41, "referred": 28, "decided": FEW},
+            {},
+            "28 of 41 pictures were referred. Of the rest, 1 of 1 positive one was called positive, and 12 of 12 "
+            "negative ones negative.",
+        ),
+        (
+            {"cases": 41, "referred": 1, "decided": {**FEW, "positives": 0, "sensitivity": None}},
+            {},
+            "1 of 41 pictures was referred. Of the rest, none was positive, and 12 of 12 negative ones were called "
+            "negative.",
+        ),
+        (
+            {"cases": 1300, "referred": 60, "decided": MANY},
+            {},
+            "60 of 1,300 pictures were referred. Of the rest, 38 of 40 positive ones (95.0 %) were called positive, "
+            "and 1,104 of 1,200 negative ones (92.0 %) negative.",
+        ),
+        (
+            {"cases": 9, "referred": 9, "decided": {"positives": 0, "negatives": 0}},
+            {},
+            "9 of 9 pictures were referred.",
+        ),
+        (
+            {"sensitivity": 0.95, "specificity": 0.92},
+            CARD,
+            "38 of 40 positive ones (95.0 %) were called positive, and 1,104 of 1,200 negative ones (92.0 %) negative.",
+        ),
+        # The card's pictures are others than those that the shares are of, or nobody says how many there were.
+        ({"sensitivity": 0.9501, "specificity": 0.92}, CARD, SHARES),
+        ({"sensitivity": 0.9501, "specificity": 0.92}, {}, SHARES),
+    ],
+)
+def test_what_the_limits_reached_is_said_in_counts(
+    of: Callable[..., Any], thresholds: dict[str, Any], card: dict[str, Any], sentences: str
+) -> None:
+    said = {"positive_classes": ["b"], "thresholds": thresholds, **card}
+    assert plain(of("reachedWords", said)) == [f"On validation {sentences}"]
+
+
+def test_what_is_lost_on_its_way_is_sent_again(browser: Any, served: Served, files: dict[str, Path]) -> None:
+    """The server has lost the process that had the picture: once, and then each time."""
+    lost = {"detail": "The process ended.", "error_code": "worker_lost", "request_id": "f00d"}
+    headers, times = {"Retry-After": "1"}, [1]
+
+    def answer(route: Any) -> None:
+        times[0] -= 1
+        if times[0] < 0:
+            route.continue_()
+        else:
+            route.fulfill(status=503, json=lost, headers=headers)
+
+    with visiting(browser, served.url, accept_downloads=True) as visit:
+        visit.page.route("**/predict", answer)
+        visit.choose(files["plain.png"])
+        visit.page.wait_for_selector("#banner:not([hidden])")
+        assert visit.text("#banner-title") == "The server lost the process that read a picture."
+        assert visit.verdict() in ("Negative", "Positive") and visit.page.is_hidden("#banner")
+        times[0] = 3
+        visit.choose(files["plain.jpg"])
+        visit.all_done()
+        assert times[0] == 0 and visit.verdict() == "No answer"
+        assert "ended from outside, time and again" in visit.text(".verdict")
+        with visit.page.expect_download() as saved:
+            visit.page.click("#csv")
+        rows = list(csv.DictReader(Path(saved.value.path()).read_text("utf-8-sig").splitlines()))
+        assert (rows[1]["error_code"], rows[1]["request_id"]) == ("worker_lost", "f00d")
+        visit.page.click("#answer >> text=Try again")
+        assert visit.verdict() in ("Negative", "Positive")
+
+
+def test_a_dicom_file_is_named_and_numbers_begin_again(browser: Any, served: Served, files: dict[str, Path]) -> None:
+    with visiting(browser, served.url, accept_downloads=True) as visit:
+        dicom = bytes(128) + b"DICM" + bytes(400)
+        picture = files["plain.png"].read_bytes()
+        visit.choose(
+            *({"name": name, "mimeType": "", "buffer": data} for name, data in (("IM0", dicom), ("a", picture)))
+        )
+        visit.all_done()
+        visit.page.click("#rows button >> text=IM0")
+        assert visit.verdict() == "No answer" and "DICOM" in visit.text("#answer")
+        with visit.page.expect_download() as saved:
+            visit.page.click("#csv")
+        rows = list(csv.DictReader(Path(saved.value.path()).read_text("utf-8-sig").splitlines()))
+        # By this id the server's logs know the picture without answer too.
+        assert len({row["request_id"] for row in rows} - {""}) == 2
+        visit.page.click("#remove-all")
+        visit.choose(files["plain.jpg"], files["plain.png"])
+        visit.all_done()
+        assert visit.texts("#rows .of-place") == ["1", "2"]
