@@ -153,7 +153,7 @@ function failed(entry) {
   const [reason, cure] = reasonOf(entry.problem.code);
   const parts = [verdict('failed', 'No answer', reason), make('p', {}, cure)];
   if (entry.problem.detail) parts.push(make('p', {class: 'quiet'}, `The server says: ${entry.problem.detail}`));
-  if (['internal', 'worker_lost'].includes(entry.problem.code)) parts.push(againButton(entry, 'Try again'));
+  if (entry.problem.code === 'internal') parts.push(againButton(entry, 'Try again'));
   return [...parts, factsOf(entry)];
 }
 

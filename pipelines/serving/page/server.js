@@ -72,7 +72,7 @@ async function ask(path, file = null, signal = null) {
 
 // The same, and where waiting helps it waits: together with all other requests, and says why. `read` takes the body.
 async function askPatiently(path, file, signal, read) {
-  for (let tries = 0; ;) {
+  for (let cuts = 0; ;) {
     if (waiting) await Promise.race([waiting, untilAborted(signal)]);
     signal?.throwIfAborted();
     try {
@@ -84,12 +84,10 @@ async function askPatiently(path, file, signal, read) {
       const broken = error instanceof TypeError && !signal?.aborted;
       const problem = broken ? new Problem(0, 'away', '', 0, token) : error;
       if (!(problem instanceof Problem) || !problem.passes) throw error;
-      // A server that answers others but hangs up on this file does not want it; a browser is not told why.
-      const cut = file && problem.status === 0 && (await lives());
-      if (cut || problem.code === 'worker_lost') {
-        // It may be this file's doing each time: others must not wait for ever.
-        tries += 1;
-        if (tries === TRIES_PER_FILE) throw cut ? new Problem(0, 'cut', '', 0, token) : problem;
+      if (file && problem.status === 0 && (await lives())) {
+        // A server that answers others but hangs up on this file does not want it; a browser is not told why.
+        cuts += 1;
+        if (cuts === TRIES_PER_FILE) throw new Problem(0, 'cut', '', 0, token);
       }
       hold(problem);
     }
@@ -133,8 +131,6 @@ function wordsOf(problem) {
     return ['The server is busy.', 'Your pictures wait here and are sent when there is room.'];
   if (problem.code === 'not_ready')
     return ['The server is not ready yet.', 'It loads and tests its model. The page goes on by itself.'];
-  if (problem.code === 'worker_lost')
-    return ['The server lost the process that read a picture.', 'The picture is sent again by itself.'];
   if (problem.status === 503)
     return ['The server cannot answer now.', `${problem.detail} The page tries again by itself.`];
   return [

@@ -20,10 +20,6 @@ const REASONS = {
     'Decoding this file stopped the program that reads pictures.',
     'Nothing else was harmed. Export the picture again, as PNG.',
   ],
-  worker_lost: [
-    'The process that read this picture was ended from outside, time and again.',
-    'The server may lack memory. Try it again later, or tell whoever runs the server.',
-  ],
   timed_out: ['Decoding this file took too long.', 'Export it smaller, or in another format.'],
   empty: ['The file is empty.', 'Copy or export it again from where it came from.'],
   unreadable: [

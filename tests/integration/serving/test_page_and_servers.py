@@ -233,37 +233,6 @@ def test_what_the_limits_reached_is_said_in_counts(
     assert plain(of("reachedWords", said)) == [f"On validation {sentences}"]
 
 
-def test_what_is_lost_on_its_way_is_sent_again(browser: Any, served: Served, files: dict[str, Path]) -> None:
-    """The server has lost the process that had the picture: once, and then each time."""
-    lost = {"detail": "The process ended.", "error_code": "worker_lost", "request_id": "f00d"}
-    headers, times = {"Retry-After": "1"}, [1]
-
-    def answer(route: Any) -> None:
-        times[0] -= 1
-        if times[0] < 0:
-            route.continue_()
-        else:
-            route.fulfill(status=503, json=lost, headers=headers)
-
-    with visiting(browser, served.url, accept_downloads=True) as visit:
-        visit.page.route("**/predict", answer)
-        visit.choose(files["plain.png"])
-        visit.page.wait_for_selector("#banner:not([hidden])")
-        assert visit.text("#banner-title") == "The server lost the process that read a picture."
-        assert visit.verdict() in ("Negative", "Positive") and visit.page.is_hidden("#banner")
-        times[0] = 3
-        visit.choose(files["plain.jpg"])
-        visit.all_done()
-        assert times[0] == 0 and visit.verdict() == "No answer"
-        assert "ended from outside, time and again" in visit.text(".verdict")
-        with visit.page.expect_download() as saved:
-            visit.page.click("#csv")
-        rows = list(csv.DictReader(Path(saved.value.path()).read_text("utf-8-sig").splitlines()))
-        assert (rows[1]["error_code"], rows[1]["request_id"]) == ("worker_lost", "f00d")
-        visit.page.click("#answer >> text=Try again")
-        assert visit.verdict() in ("Negative", "Positive")
-
-
 def test_a_dicom_file_is_named_and_numbers_begin_again(browser: Any, served: Served, files: dict[str, Path]) -> None:
     with visiting(browser, served.url, accept_downloads=True) as visit:
         dicom = bytes(128) + b"DICM" + bytes(400)
