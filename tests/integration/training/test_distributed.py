@@ -43,7 +43,7 @@ def train(job: FitJob, workers: int = 1, tell: Any = lambda row: None) -> Any:
     return train_on_ray(job, Resources(workers), tell)
 
 
-def workers_of(driver: int, title: str = WORKER) -> list[int]:
+def workers_of(driver: int, title: str | None = None) -> list[int]:
     """Process ids of the training workers below a driver, or of what is called otherwise."""
     table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in table.splitlines()[1:]]
@@ -53,7 +53,7 @@ def workers_of(driver: int, title: str = WORKER) -> list[int]:
         if not more:
             break
         below |= more
-    return [int(pid) for pid, _, args in rows if int(pid) in below and title in args]
+    return [int(pid) for pid, _, args in rows if int(pid) in below and (title or WORKER) in args]
 
 
 def test_two_workers_take_the_steps_of_one_and_a_killed_one_is_replaced(
