@@ -29,7 +29,7 @@ MOST_DEATHS = 3
 """So many deaths of workers in a row without one more epoch end the fit."""
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_TO_END = 30.0
-"""For Ray Train to notice that its workers are gone: a thread of it that lives on could hold up this process' end."""
+"""For Ray Train to notice that its workers are gone: a thread that asks Ray after its end would end this process."""
 
 
 def train_on_ray(job: FitJob, resources: Resources, tell: Callable[[Row], None]) -> FitResult:
@@ -82,12 +82,16 @@ def _fit_once(
     """
     mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
     failures: list[Exception] = []
+    # Python takes a thread for ended whose `join` was interrupted.
+    ended = threading.Event()
 
     def fit() -> None:
         try:
             _run_trainer(job, resources, mailbox)
         except Exception as error:
             failures.append(error)
+        finally:
+            ended.set()
 
     def hear() -> None:
         nonlocal told
@@ -97,11 +101,9 @@ def _fit_once(
                 tell(row)
 
     # Ray Train takes Ctrl-C over where it runs in the main thread; it is ours.
-    thread = threading.Thread(target=fit, name="fit", daemon=True)
-    thread.start()
+    threading.Thread(target=fit, name="fit", daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(SECONDS_BETWEEN_LOOKS)
+        while not ended.wait(SECONDS_BETWEEN_LOOKS):
             hear()
         hear()
         room = ray.get(mailbox.room.remote())
@@ -113,7 +115,7 @@ def _fit_once(
         with contextlib.suppress(ray.exceptions.RayError):
             for worker in ray.get(mailbox.workers.remote(), timeout=SECONDS_TO_END):
                 ray.kill(worker)
-        thread.join(SECONDS_TO_END)
+        ended.wait(SECONDS_TO_END)
         raise
     finally:
         ray.kill(mailbox)

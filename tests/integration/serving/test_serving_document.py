@@ -79,6 +79,6 @@ def test_the_table_of_errors_has_their_statuses() -> None:
         named = re.findall(r"`(\w+)`", codes)
         numbers = [int(status) for status in statuses.split(", ")]
         told |= dict(zip(named, numbers if len(numbers) > 1 else numbers * len(named), strict=True))
-    # A path or a method that is not there, and a defect, need no word.
+    # A defect needs no word.
     assert told == {code: kind.status for code, kind in KINDS.items() if code in told}
-    assert set(KINDS) - set(told) == {"not_found", "method_not_allowed", "internal"}
+    assert set(KINDS) - set(told) == {"internal"}

@@ -182,7 +182,7 @@ def test_the_workers_of_a_stopped_driver_end(tmp_path: Path, environment: Mappin
     while any(map(runs, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not list(filter(runs, workers))
-    assert errors.rstrip().endswith("KeyboardInterrupt"), errors
+    assert errors.rstrip().endswith("KeyboardInterrupt"), (driver.returncode, errors)
     job = save_job(tmp_path, features(), 3, epochs=100000)
     standing = checkpoint.load(job.checkpoint, job.key())
     assert standing is not None and standing.epoch >= 1
