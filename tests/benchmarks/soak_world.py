@@ -27,8 +27,8 @@ COMMAND = [sys.executable, "-m", "jobs"]
 MARK = "NIGHTREAD_SOAK_MARK"
 NIGHTS_KEPT = 5
 PAUSE = 0.2
-# After a command has ended: Ray's last processes see that its head is gone, and end.
-SECONDS_TO_END = 20.0
+# After a command has ended: where it was killed, Ray's agents may ask for their dead head for a minute, and then end.
+SECONDS_TO_END = 75.0
 LONGEST_NIGHT = 1200.0
 
 
