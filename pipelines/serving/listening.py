@@ -85,12 +85,21 @@ def check_certificate(settings: ServeSettings) -> None:
         except OSError as error:
             raise UsageError(f"{option} {path} cannot be read: {error.strerror}.", _PAIR) from error
     try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        # A key's passphrase would else be asked for on the terminal.
-        context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")
+        load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), settings)
     except (OSError, ValueError) as error:
         what = "do not belong together" if "MISMATCH" in str(error) else "are no certificate and key without passphrase"
         raise UsageError(f"--tls-cert {settings.tls_cert} and --tls-key {settings.tls_key} {what}.", _PAIR) from error
+
+
+def load_certificate(context: ssl.SSLContext, settings: ServeSettings) -> None:
+    """Have a context show the certificate, as its files are now.
+
+    Raises:
+        OSError, ValueError: If they cannot be used.
+    """
+    assert settings.tls_cert is not None
+    # A key's passphrase would else be asked for on the terminal.
+    context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")
 
 
 _PAIR = "Give two PEM files: the certificate with those above it, and its own key without a passphrase."

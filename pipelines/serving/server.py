@@ -20,7 +20,7 @@ import uvloop
 
 from pipelines.serving.answering import ServedModel
 from pipelines.serving.following import Following
-from pipelines.serving.listening import check_certificate, listen, url_of
+from pipelines.serving.listening import check_certificate, listen, load_certificate, url_of
 from pipelines.serving.pool import Pool
 from pipelines.serving.settings import ServeSettings
 
@@ -144,10 +144,10 @@ class _Serving:
         """Look at the champion and read the certificate again."""
         self._following.look_now()
         context = None if self._server is None else self._server.config.ssl
-        if context is None or self._settings.tls_cert is None:
+        if context is None:
             return
         try:
-            context.load_cert_chain(self._settings.tls_cert, self._settings.tls_key, password=lambda: "")
+            load_certificate(context, self._settings)
         except (OSError, ValueError):
             self._tell("The certificate and its key cannot be read again, and those before go on.")
         else:
